@@ -1,0 +1,33 @@
+"""The unsupervised weight-update rule of Metz et al. (ICLR 2019), for learned_optimization.
+
+Importing this package also makes learned_optimization importable (see `unsup_rule.compat`), so
+import it first. The names below are loaded when first used.
+"""
+
+import importlib
+import importlib.metadata
+from typing import Any
+
+from unsup_rule import compat as compat
+
+try:
+  __version__ = importlib.metadata.version("unsup-rule")
+except importlib.metadata.PackageNotFoundError:  # A checkout on PYTHONPATH, not installed.
+  __version__ = "0+unknown"
+
+_HOMES = {
+  "MLP": "unsup_rule.mlp",
+  "MLPTaskFamily": "unsup_rule.task",
+  "RidgeProbe": "unsup_rule.probe",
+  "UnsupervisedRule": "unsup_rule.rule.learned_optimizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HOMES:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_HOMES})
