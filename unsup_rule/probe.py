@@ -1,0 +1,171 @@
+"""The few-shot ridge probe: the meta-objective (SPEC section 6; paper eq. 2), differentiable.
+
+Shape legend: K labelled examples a side, F features, Y target columns (classes, then regression targets).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from unsup_rule.errors import UnsupRuleError
+
+
+class Targets(NamedTuple):
+  """What a probe predicts for K examples.
+
+  Attributes:
+    labels: class of each example, [K] int32.
+    regression: further real targets (of an augmentation, say), [K, P], or None.
+  """
+
+  labels: jax.Array
+  regression: jax.Array | None = None
+
+
+class ProbeResult(NamedTuple):
+  """Scalars of one probe, named as in SPEC section 6, and its arrays."""
+
+  loss: jax.Array
+  total_loss: jax.Array
+  mse_test: jax.Array
+  mse_train: jax.Array
+  ridge_component: jax.Array
+  accuracy_test: jax.Array
+  accuracy_train: jax.Array
+  ridge_w: jax.Array  # [F + 1, Y], the bias last
+  ridge_y: jax.Array  # [K, Y], the scaled train targets
+  logit_train: jax.Array  # [K, Y]
+  logit_test: jax.Array  # [K, Y], before any normalisation
+
+  def scalars(self) -> dict[str, jax.Array]:
+    """The scalars alone, by name."""
+    return {name: value for name, value in self._asdict().items() if value.ndim == 0}
+
+
+@gin.configurable(module="unsup_rule")
+@dataclasses.dataclass(frozen=True)
+class RidgeProbe:
+  """Closed-form ridge regression from features to centred, scaled one-hot targets.
+
+  Attributes:
+    ridge_factor: r, penalty on all weights but the bias; not multiplied by K.
+    zero_one_labels: one-hot in {0, 1}, else in {-1, 1}.
+    center_y: subtract the mean over all entries and scale to unit mean squared norm, train and test
+      each by its own statistics.
+    normalize_y_hat: test predictions are normalised to unit length, which makes the error a cosine
+      distance.
+    normalize_act: features are l2-normalised over the joint train and test batch.
+    hinge_loss: the test error of an example counts only above 1.
+    test_train_scalar: s, weight of the test error; 1 - s that of the train error.
+    regression_weight: mean squared size of each regression target, where the one-hot block has 1.
+  """
+
+  ridge_factor: float = 0.1
+  zero_one_labels: bool = True
+  center_y: bool = True
+  normalize_y_hat: bool = True
+  normalize_act: bool = False
+  hinge_loss: bool = False
+  test_train_scalar: float = 1.0
+  regression_weight: float = 0.1
+
+  def encode(self, targets: Targets, n_ways: int, ways: jax.Array | None = None) -> jax.Array:
+    """Targets as real columns [K, n_ways + P], centred and scaled.
+
+    Args:
+      targets: labels in 0 .. ways-1 and regression targets.
+      n_ways: columns of the one-hot block.
+      ways: number of classes that occur if that is fewer (it may be traced); the other columns are
+        0 and do not take part.
+    """
+    real = jnp.ones((1, n_ways)) if ways is None else (jnp.arange(n_ways) < ways)[None, :].astype(jnp.float32)
+    y = jax.nn.one_hot(targets.labels, n_ways, dtype=jnp.float32)
+    if not self.zero_one_labels:
+      y = (2 * y - 1) * real
+    if self.center_y:
+      y = (y - jnp.sum(y) / (y.shape[0] * jnp.sum(real))) * real
+      y = y / jnp.sqrt(jnp.mean(jnp.sum(jnp.square(y), axis=1)))
+    if targets.regression is None or targets.regression.shape[1] == 0:
+      return y
+    t = targets.regression - jnp.mean(targets.regression, axis=0, keepdims=True)
+    variance = jnp.mean(jnp.square(t), axis=0, keepdims=True)
+    t = t * jnp.sqrt(self.regression_weight / jnp.where(variance > 1e-8, variance, 1))
+    return jnp.concatenate([y, t], axis=1)
+
+  def __call__(
+    self,
+    features_2KxF: jax.Array,
+    train: Targets,
+    test: Targets,
+    n_ways: int,
+    ways: jax.Array | None = None,
+  ) -> ProbeResult:
+    """Fits on the first K rows, predicts the others.
+
+    Args:
+      features_2KxF: features of train then test examples, embedded as one batch (they share the base
+        model's normalisation statistics).
+      train: targets of the first K rows.
+      test: targets of the other rows.
+      n_ways: number of classes (columns of the one-hot block).
+      ways: see `encode`.
+    """
+    k = train.labels.shape[0]
+    if k == 0 or test.labels.shape[0] == 0 or features_2KxF.shape[0] != k + test.labels.shape[0]:
+      raise UnsupRuleError(
+        f"the probe got {features_2KxF.shape[0]} feature rows for {k} train and {test.labels.shape[0]} "
+        "test labels; pass both halves, each with at least one example"
+      )
+    f = features_2KxF
+    if self.normalize_act:
+      f = f / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(f), axis=0, keepdims=True), 1e-12))
+    y_train, y_test = self.encode(train, n_ways, ways), self.encode(test, n_ways, ways)
+    a = jnp.concatenate([f, jnp.ones_like(f[:, :1])], axis=1)
+    w = ridge_weights(a[:k], y_train, self.ridge_factor)
+    logit_train, logit_test = a[:k] @ w, a[k:] @ w
+    prediction = unit_length(logit_test) if self.normalize_y_hat else logit_test
+
+    errors_K = jnp.sum(jnp.square(prediction - y_test), axis=1)
+    mse_test = jnp.sum(jax.nn.relu(errors_K - 1) if self.hinge_loss else errors_K) / k
+    mse_train = jnp.sum(jnp.square(logit_train - y_train)) / k
+    ridge_component = self.ridge_factor * jnp.sum(jnp.square(w[:-1])) / k
+    s = self.test_train_scalar
+    return ProbeResult(
+      loss=(ridge_component + mse_test) * s + (mse_train + ridge_component) * (1 - s),
+      total_loss=mse_test + ridge_component,
+      mse_test=mse_test,
+      mse_train=mse_train,
+      ridge_component=ridge_component,
+      accuracy_test=accuracy(logit_test, test.labels, n_ways, ways),
+      accuracy_train=accuracy(logit_train, train.labels, n_ways, ways),
+      ridge_w=w,
+      ridge_y=y_train,
+      logit_train=logit_train,
+      logit_test=logit_test,
+    )
+
+
+def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> jax.Array:
+  """(A^T A + diag(r, .., r, 0))^-1 A^T y; the last column of A is the bias, not penalised."""
+  n = a_KxF.shape[1]
+  penalty = ridge_factor * jnp.ones((n,), a_KxF.dtype).at[-1].set(0)
+  return jax.scipy.linalg.solve(a_KxF.T @ a_KxF + jnp.diag(penalty), a_KxF.T @ y_KxY, assume_a="pos")
+
+
+def unit_length(p_KxY: jax.Array) -> jax.Array:
+  """p / |p| a row, without an epsilon; a row of zeros (dead features) stays zero, gradient finite."""
+  square = jnp.sum(jnp.square(p_KxY), axis=1, keepdims=True)
+  return p_KxY / jnp.sqrt(jnp.where(square > 1e-20, square, 1))
+
+
+def accuracy(
+  logit_KxY: jax.Array, labels_K: jax.Array, n_ways: int, ways: jax.Array | None = None
+) -> jax.Array:
+  """Share of examples whose largest class logit is their label's."""
+  logits = logit_KxY[:, :n_ways]
+  if ways is not None:
+    logits = jnp.where((jnp.arange(n_ways) < ways)[None, :], logits, -jnp.inf)
+  return jnp.mean((jnp.argmax(logits, axis=1) == labels_K).astype(jnp.float32))

@@ -1,0 +1,141 @@
+"""The rule as a `LearnedOptimizer` of learned_optimization: labels, loss and gradient are not used."""
+
+from typing import Any
+
+import flax
+import gin
+import jax
+import jax.numpy as jnp
+
+from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.mlp import MLP, Activations, Params
+from unsup_rule.rule.sizes import Sizes, Theta, init_theta
+from unsup_rule.rule.update import changes
+
+from learned_optimization.learned_optimizers import base as lopt_base  # isort: skip
+from learned_optimization.optimizers import base as opt_base  # isort: skip
+
+
+@flax.struct.dataclass
+class RuleState:
+  """State of the inner training: phi = {W, b, V}; the rule itself remembers nothing.
+
+  `state` is always None: the activations that a Task hands on are used up in the step they arrive in.
+  """
+
+  params: Params
+  state: Any
+  iteration: jax.Array
+
+
+@gin.configurable(module="unsup_rule")
+class UnsupervisedRule(lopt_base.LearnedOptimizer):
+  """Metz et al. 2019: a learned, unsupervised, neuron-local update for an MLP of any width and depth.
+
+  `update` reads the batch's activations from `model_state`, where `MLPTask.loss_with_state` leaves them, and
+  ignores `grad` and `loss`. Defaults are the paper's: 114,670 parameters.
+
+  Args:
+    output_size: width n_L of the embedding; theta is tied to it (4.1), all else is free.
+    top_delta_size: channels of the top network.
+    top_delta_layers: its convolutions after the two that mix units.
+    compute_h_size: channels of the per-layer network.
+    compute_h_layers: its blocks after the first.
+    delta_dim: channels of the delta.
+    num_grad_channels: channels of each low-rank readout.
+    identical_updates: whether V_l receives the change of W_l.
+    learning_rate: lr of the inner step, new = (1 - lr) old - lr change.
+  """
+
+  def __init__(
+    self,
+    output_size: int = 32,
+    top_delta_size: int = 64,
+    top_delta_layers: int = 2,
+    compute_h_size: int = 64,
+    compute_h_layers: int = 1,
+    delta_dim: int = 32,
+    num_grad_channels: int = 4,
+    identical_updates: bool = True,
+    learning_rate: float = 1e-4,
+  ):
+    self.sizes = Sizes(
+      output_size=output_size,
+      top_delta_size=top_delta_size,
+      top_delta_layers=top_delta_layers,
+      compute_h_size=compute_h_size,
+      compute_h_layers=compute_h_layers,
+      delta_dim=delta_dim,
+      num_grad_channels=num_grad_channels,
+      identical_updates=identical_updates,
+    )
+    self.learning_rate = learning_rate
+
+  @property
+  def name(self) -> str:
+    return "UnsupervisedRule"
+
+  def init(self, key: jax.Array) -> Theta:
+    """Draws theta (SPEC section 2, initialisers)."""
+    return init_theta(self.sizes, key)
+
+  def opt_fn(self, theta: Theta, is_training: bool = False) -> opt_base.Optimizer:
+    """The rule under one theta, as an Optimizer for the {W, b, V} of an MLP."""
+    return RuleOptimizer(self.sizes, theta, self.learning_rate)
+
+
+class RuleOptimizer(opt_base.Optimizer):
+  """phi_{t+1} = UnsupervisedUpdate(phi_t, x_t; theta), eq. 1 of the paper."""
+
+  def __init__(self, sizes: Sizes, theta: Theta, learning_rate: float):
+    self.sizes = sizes
+    self.theta = theta
+    self.learning_rate = learning_rate
+
+  def init(self, params, model_state=None, num_steps=None, key=None) -> RuleState:
+    """The state before the first step; raises if the embedding does not fit theta."""
+    check_fit(self.sizes, params)
+    return RuleState(params=params, state=None, iteration=jnp.asarray(0, jnp.int32))
+
+  def update(
+    self, opt_state: RuleState, grad=None, loss=None, model_state: Activations | None = None, key=None, **kwargs
+  ) -> RuleState:
+    """One step from the activations of a batch (`MLP.apply`) under the present parameters.
+
+    Args:
+      opt_state: the state before the step.
+      grad: ignored.
+      loss: ignored.
+      model_state: activations, as `MLP.apply` returns them.
+      key: ignored; the rule is deterministic.
+      **kwargs: ignored; other optimizers of the library take more.
+    """
+    del grad, loss, key, kwargs
+    if not isinstance(model_state, dict) or "x0" not in model_state:
+      raise UnsupRuleError(
+        "the rule found no activations in model_state; train an MLPTask, or pass MLP.apply(params, x)"
+      )
+    lr = self.learning_rate
+    change = changes(self.theta, self.sizes, mlp_of(opt_state.params), opt_state.params, model_state)
+    params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
+    return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
+
+
+def mlp_of(params: Params) -> MLP:
+  """Reads the architecture back from the shapes of {W, b, V}; the nonlinearity is not among them."""
+  widths = []
+  for i in range(len(params)):
+    count, n_below, n = params[f"layers_{i}"]["w"].shape
+    widths += [n_below] * (i == 0) + [n] * count
+  return MLP(n_inputs=widths[0], hidden=tuple(widths[1:-1]), n_outputs=widths[-1])
+
+
+def check_fit(sizes: Sizes, params: Params) -> None:
+  """Raises if the embedding's width is not theta's."""
+  n_outputs = mlp_of(params).n_outputs
+  if n_outputs != sizes.output_size:
+    raise UnsupRuleError(
+      f"the embedding has {n_outputs} units but this theta was made for {sizes.output_size}; "
+      f"use n_outputs={sizes.output_size} (any input size, width and depth will do)"
+    )

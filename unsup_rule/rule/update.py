@@ -1,0 +1,177 @@
+"""One application of the rule: changes of all W, b, V from a batch's activations (SPEC: 4.2 to 4.6)."""
+
+import jax
+import jax.numpy as jnp
+
+from unsup_rule.mlp import MLP, Activations, Params, batch_mean, embedding, run_names, scan_or_call
+from unsup_rule.rule.layers import linear
+from unsup_rule.rule.networks import (
+  back_project,
+  layer_delta,
+  layer_network,
+  top_delta,
+  weight_statistics,
+)
+from unsup_rule.rule.sizes import Sizes, Theta
+from unsup_rule.rule.tape import is_recording, record, scope
+from unsup_rule.rule.terms import TERMS, Connection
+
+NORMALISE_EPSILON = 1.0
+
+
+def column_normalised(a_MxN: jax.Array) -> jax.Array:
+  """4.5 norm(a) = a / sqrt(1 + mean over rows of a^2), per column."""
+  return a_MxN * jax.lax.rsqrt(
+    NORMALISE_EPSILON + jnp.mean(jnp.square(a_MxN), axis=0, keepdims=True)
+  )
+
+
+def weight_change(connection: Connection) -> jax.Array:
+  """4.5: the twelve terms merged into the change of one matrix [M, N]."""
+  coefficients = connection.theta[f"{connection.direction}_weight_readout_coeffs"]
+  w = connection.w
+  g = jnp.zeros_like(w)
+  for i, (key, term) in enumerate(TERMS.items()):
+    before = term(connection)
+    after = column_normalised(before)
+    record(f"terms_before/{connection.direction}/{key}", lambda before=before: before)
+    record(f"terms_after/{connection.direction}/{key}", lambda after=after: after)
+    g = g + coefficients["w"][i, 0] * after
+  g = (g + coefficients["b"][0]) / len(TERMS)
+  g = g - w * jax.nn.relu(jnp.mean(g * w))
+  g = column_normalised(g / jnp.sqrt(jnp.float32(len(TERMS))))
+  return g - w / 7
+
+
+def bias_change(theta: Theta, h_BxNxC: jax.Array, mask_B: jax.Array | None) -> jax.Array:
+  """4.6: the change of a layer's biases [N]."""
+  c_N = batch_mean(linear(theta, "bias_readout", h_BxNxC)[:, :, 0], mask_B)[0]
+  c_N = c_N + jax.nn.relu(-jnp.mean(c_N))
+  return c_N * jax.lax.rsqrt(0.5 + jnp.mean(jnp.square(c_N)))
+
+
+def neighbour_statistics(mlp: MLP, params: Params) -> list[jax.Array]:
+  """4.2 (b): [R, N, 8] a run, the input layer first ([1, n_0, 8]): W_bot's columns, W_top's rows.
+
+  At both ends of the network only one matrix exists and its four statistics are used twice.
+  """
+  below = [weight_statistics(params[name]["w"], axis=-2) for name in run_names(mlp)]
+  above = [weight_statistics(params[name]["w"], axis=-1) for name in run_names(mlp)]
+  above.append(below[-1][-1:])
+  both = [jnp.concatenate([above[0][:1]] * 2, axis=-1)]
+  for i, columns in enumerate(below):
+    rows = joined(above[i][1:], above[i + 1][:1])
+    both.append(jnp.concatenate([columns, rows], axis=-1))
+  return both
+
+
+def joined(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Layers of `a` then `b`, stacked first; runs of one leave an empty side of another width."""
+  return jnp.concatenate([part for part in (a, b) if part.shape[0]], axis=0)
+
+
+def each_layer(function, carry, stacked, first: int, count: int, reverse: bool = False):
+  """Scans `function` over the layers first, first + 1, ... of a run; a tape sees them one by one."""
+  if not is_recording():
+    return scan_or_call(function, carry, stacked, count, reverse)
+  outs = {}
+  for i in reversed(range(count)) if reverse else range(count):
+    with scope(f"l{first + i}"):
+      carry, outs[i] = function(carry, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+  return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(outs[i] for i in range(count)))
+
+
+def hidden_states(
+  theta: Theta, sizes: Sizes, mlp: MLP, params: Params, activations: Activations
+) -> tuple[list[jax.Array], list[jax.Array]]:
+  """4.1 to 4.3 from the top down: h_l and x_l of every layer.
+
+  Returns:
+    h and x, each a list with one array a run, the input layer first: [R, B, N, C] and [R, B, N].
+  """
+  mask_B = activations.get("mask")
+  statistics = neighbour_statistics(mlp, params)
+  names = run_names(mlp)
+
+  def layer(d_BxNxD, inputs):
+    h_BxNxC = layer_network(theta, sizes, inputs, d_BxNxD, mask_B)
+    delta_BxNxD = layer_delta(theta, d_BxNxD, inputs["z"], h_BxNxC)
+    record("d_in", lambda: d_BxNxD)
+    record("h", lambda: h_BxNxC)
+    record("delta", lambda: delta_BxNxD)
+    d_BxMxD = back_project(delta_BxNxD, inputs["v"])
+    record("d_out", lambda: d_BxMxD)
+    return d_BxMxD, h_BxNxC
+
+  d = top_delta(theta, sizes, embedding(mlp, activations), mask_B)
+  first = mlp.n_layers + 1
+  h, x = [], []
+  for i, name in reversed(list(enumerate(names))):
+    inputs = {
+      "x": activations[name]["x"],
+      "z": activations[name]["z"],
+      "b": params[name]["b"],
+      "v": params[name]["v"],
+      "statistics": statistics[i + 1],
+    }
+    count = mlp.runs[i].count
+    first -= count
+    d, h_run = each_layer(layer, d, inputs, first, count, reverse=True)
+    h.append(h_run)
+    x.append(activations[name]["x"])
+  x_0 = activations["x0"]
+  bottom = {"x": x_0, "z": x_0, "b": jnp.zeros_like(x_0[0]), "statistics": statistics[0][0]}
+  with scope("l0"):
+    h_0 = layer_network(theta, sizes, bottom, d, mask_B)
+    record("d_in", lambda: d)
+    record("h", lambda: h_0)
+    record("delta", lambda: layer_delta(theta, d, x_0, h_0))
+  h.append(h_0[None])
+  x.append(x_0[None])
+  return h[::-1], x[::-1]
+
+
+def changes(
+  theta: Theta, sizes: Sizes, mlp: MLP, params: Params, activations: Activations
+) -> Params:
+  """4.4 to 4.6: the change of every parameter; the step is new = (1 - lr) old - lr change.
+
+  Args:
+    theta: parameters of the rule, as `init_theta` makes them.
+    sizes: their sizes.
+    mlp: architecture of the base model.
+    params: its state {W, b, V}.
+    activations: of the batch, from `mlp.apply`.
+
+  Returns:
+    A tree like `params`.
+  """
+  mask_B = activations.get("mask")
+  h, x = hidden_states(theta, sizes, mlp, params, activations)
+
+  def layer(carry, inputs):
+    def change(direction, matrix):
+      ends = {key: inputs[key] for key in ("h_upper", "h_lower", "x_upper", "x_lower")}
+      return weight_change(Connection(theta, direction, matrix, mask_B=mask_B, **ends))
+
+    change_w = change("forward", inputs["w"])
+    change_v = change_w if sizes.identical_updates else change("backward", inputs["v"])
+    change_b = bias_change(theta, inputs["h_upper"], mask_B)
+    record("change_w/forward", lambda: change_w)
+    record("change_w/backward", lambda: change_v)
+    record("change_b", lambda: change_b)
+    return carry, {"w": change_w, "b": change_b, "v": change_v}
+
+  out, first = {}, 1
+  for i, name in enumerate(run_names(mlp)):
+    inputs = {
+      **params[name],
+      "h_upper": h[i + 1],
+      "h_lower": joined(h[i][-1:], h[i + 1][:-1]),
+      "x_upper": x[i + 1],
+      "x_lower": joined(x[i][-1:], x[i + 1][:-1]),
+    }
+    count = mlp.runs[i].count
+    _, out[name] = each_layer(layer, None, inputs, first, count)
+    first += count
+  return out
