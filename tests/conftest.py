@@ -1,0 +1,34 @@
+"""Test settings and the fixtures that several modules share."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import contextlib
+from collections.abc import Iterator
+
+import gin
+import jax
+import pytest
+
+import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+  """No implicit dtype or rank promotion, for tests that run our own code alone.
+
+  Not for all tests, since learned_optimization itself promotes both.
+  """
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.numpy_dtype_promotion("strict"))
+    stack.enter_context(jax.numpy_rank_promotion("raise"))
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin() -> Iterator[None]:
+  """Each test finds an empty, unlocked gin configuration."""
+  gin.clear_config()
+  yield
+  gin.clear_config()

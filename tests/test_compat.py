@@ -1,0 +1,276 @@
+"""The compatibility layer: imports, estimators and the trainer, on whichever library is installed.
+
+Tests of the import run in a process of their own, since modules are imported once.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from learned_optimization import distributed, outer_train
+from learned_optimization.learned_optimizers import base as lopt_base
+from learned_optimization.outer_trainers import gradient_learner as library_learner
+from learned_optimization.outer_trainers import truncation_schedule
+from learned_optimization.tasks import base as tasks_base
+from learned_optimization.tasks.datasets import base as datasets_base
+
+from unsup_rule import compat
+from unsup_rule.compat import estimators, trainer
+from unsup_rule.errors import UnsupRuleError
+
+
+def _python(code: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  )
+
+
+def test_library_imports_without_tensorflow_and_without_noise():
+  done = _python("""
+    import sys
+    import unsup_rule
+    from learned_optimization import outer_train, summary
+    assert callable(outer_train.run_train)
+    slow = {"tensorflow", "tensorflow_datasets", "flax.metrics.tensorboard", "courier"}
+    print(sorted(slow & set(sys.modules)))
+  """)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_package_import_leaves_the_library_alone():
+  done = _python("""
+    import sys
+    import unsup_rule
+    print([name for name in sys.modules if name.partition(".")[0] in ("learned_optimization", "flax")])
+  """)
+  assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_flax_checkpoints_work_without_tensorflow(tmp_path):
+  done = _python(f"""
+    import sys
+    import unsup_rule
+    from learned_optimization import checkpoints
+    import numpy as np
+    path = {str(tmp_path / "state")!r}
+    checkpoints.save_state(path, {{"a": np.arange(3)}})
+    print(checkpoints.load_state(path, {{"a": np.zeros(3, int)}})["a"].tolist())
+    from flax import io
+    print(io.exists(path), "tensorflow" in sys.modules)
+  """)
+  assert (done.returncode, done.stdout) == (0, "[0, 1, 2]\nTrue False\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_deferred_tensorflow_works_when_used_and_beside_the_real_one(tmp_path):
+  done = _python(f"""
+    import concurrent.futures
+    import glob
+    import sys
+    import unsup_rule
+    from learned_optimization import summary
+    from learned_optimization.tasks.datasets import base
+    stand_in = base.tf
+    assert "tensorflow" not in sys.modules
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # The first use, from four threads.
+      uses = [pool.submit(lambda: stand_in.constant([1, 2]).numpy().tolist()) for _ in range(4)]
+    print([use.result() for use in uses])
+    import tensorflow as tf
+    import tensorflow.compat.v2 as tf2
+    import tensorflow_datasets as tfds
+    assert stand_in.constant is tf.constant and base.tfds.load is tfds.load
+    assert isinstance(stand_in.compat.v2.constant(1), tf2.Tensor)
+    writer = summary.JaxboardWriter({str(tmp_path)!r})
+    writer.scalar("loss", 1.5, step=0)
+    writer.flush()
+    print(len(glob.glob({str(tmp_path)!r} + "/events*")))
+  """)
+  assert (done.returncode, done.stdout) == (0, f"{[[1, 2]] * 4}\n1\n"), done.stderr
+
+
+def test_tensorflow_imported_first_is_left_alone():
+  done = _python("""
+    import sys, types
+    sys.modules["tensorflow"] = real = types.ModuleType("tensorflow")
+    real.__spec__ = types.SimpleNamespace()
+    real.io = types.ModuleType("tensorflow.io")
+    real.io.gfile = "its gfile"
+    real.errors = types.SimpleNamespace(NotFoundError=KeyError)
+    sys.modules["tensorflow.io"] = real.io
+    import unsup_rule
+    from flax import io
+    print(io.gfile, sys.modules["tensorflow"] is real)
+  """)
+  assert (done.returncode, done.stdout) == (0, "its gfile True\n"), done.stderr
+
+
+def test_missing_library_says_what_to_install():
+  done = _python("""
+    import sys
+    class Hide:
+      def __init__(self, finder): self.finder = finder
+      def find_spec(self, name, path=None, target=None):
+        if name != "learned_optimization":
+          return self.finder.find_spec(name, path, target)
+    sys.meta_path[:] = [Hide(finder) for finder in sys.meta_path]
+    import unsup_rule
+  """)
+  assert done.returncode == 1
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith("ImportError: unsup_rule needs learned_optimization: run `pip install")
+  assert "--no-deps learned-optimization==0.0.1" in last
+
+
+def test_courier_stand_in_explains_and_gives_way(monkeypatch):
+  # 0.0.1 imports courier at the top of the module, HEAD inside the functions that use it.
+  learner = distributed.AsyncLearner(
+    "name", weights=0, current_iteration=0, batch_size=1, staleness=1, start_server=False
+  )
+  monkeypatch.delitem(sys.modules, "courier", raising=False)
+  with pytest.raises(UnsupRuleError, match="asynchronous training needs an RPC module"):
+    learner.start_server()
+
+  class Server:
+    def __init__(self, name, **_):
+      raise KeyError(f"the real one, {name}")
+
+  real = type(sys)("courier")
+  real.Server = Server
+  monkeypatch.setitem(sys.modules, "courier", real)
+  with pytest.raises(KeyError, match="the real one"):
+    learner.start_server()
+
+
+class _Bowl(tasks_base.TaskFamily):
+  """loss = |p|^2 + offset from p = (1, 1, 1), the offset 0 in training and 100 in outer_valid."""
+
+  def __init__(self):
+    super().__init__()
+    self.datasets = datasets_base.Datasets(
+      train=itertools.repeat(np.float32(0)),
+      inner_valid=itertools.repeat(np.float32(np.nan)),
+      outer_valid=itertools.repeat(np.float32(100)),
+      test=itertools.repeat(np.float32(np.nan)),
+    )
+
+  def sample(self, key):
+    return jnp.zeros(())
+
+  def task_fn(self, task_params):
+    class _Task(tasks_base.Task):
+      def init(self, key):
+        return {"p": jnp.ones(3)}
+
+      def loss(self, params, key, data):
+        return jnp.sum(params["p"] ** 2) + data
+
+    return _Task()
+
+
+_LEARNED_OPT = lopt_base.LearnableSGD()  # Its learning rate is 0.01 until trained.
+_FAMILY = _Bowl()
+
+
+@gin.configurable(module="test_compat")
+def sample_bowl(key):
+  del key
+  return _FAMILY
+
+
+def _constant(length: int) -> truncation_schedule.TruncationSchedule:
+  return truncation_schedule.ConstantTruncationSchedule(length)
+
+
+@pytest.mark.parametrize(
+  ("build", "options", "rtol"),
+  [
+    (estimators.truncated_grad, {"unroll_length": 4}, 1e-4),
+    (estimators.truncated_grad, {"unroll_length": 4, "steps_per_jit": 2}, 1e-4),
+    (estimators.truncated_pes, {"trunc_length": 4, "std": 0.1}, 0.2),
+    (estimators.truncated_es, {"unroll_length": 4, "std": 0.1}, 0.2),
+  ],
+)
+def test_estimators_take_the_meta_loss_on_a_second_batch_after_the_step(build, options, rtol):
+  # The evolution strategies' error is that of 512 samples of the mean of a squared normal.
+  num_tasks = 512 if "std" in options else 2
+  estimator = build(_FAMILY, _LEARNED_OPT, _constant(100), num_tasks=num_tasks, **options)
+  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
+  weights = library_learner.WorkerWeights(
+    theta, None, library_learner.OuterState(jnp.asarray(0))
+  )
+  state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
+  out, _ = estimator.compute_gradient_estimate(weights, jax.random.PRNGKey(2), state, False)
+  # A step of SGD multiplies |p|^2 = 3 by (1 - 2 lr)^2, and the meta-loss is taken after the step.
+  factors = 0.98 ** np.array([2.0, 4.0, 6.0, 8.0])
+  np.testing.assert_allclose(out.mean_loss, 100 + np.mean(3 * factors), rtol=1e-4)
+  # The derivative by log lr of the mean of 3 (1 - 2 lr)^n over n = 2, 4, 6, 8, at lr = 0.01.
+  exact = np.mean(3 * np.array([2.0, 4.0, 6.0, 8.0]) * factors / 0.98 * -0.02)
+  np.testing.assert_allclose(out.grad["log_lr"], exact, rtol=rtol)
+
+
+def test_equal_arguments_share_one_estimator():
+  arguments = {"num_tasks": 2, "unroll_length": 4}
+  one = estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(10), **arguments)
+  assert estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(10), **arguments) is one
+  assert estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(11), **arguments) is not one
+  other_family = _Bowl()
+  assert estimators.truncated_grad(other_family, _LEARNED_OPT, _constant(10), **arguments) is not one
+
+
+_BINDINGS = """
+run_train.lopt = @LearnableSGD()
+run_train.num_steps = 3
+run_train.num_estimators = 2
+GradientLearner.theta_opt = @Adam()
+build_gradient_estimators.sample_task_family_fn = @sample_bowl
+build_gradient_estimators.gradient_estimator_fn = @truncated_pes
+truncated_pes.num_tasks = 2
+truncated_pes.trunc_length = 4
+truncated_pes.trunc_sched = @ConstantTruncationSchedule()
+ConstantTruncationSchedule.total_length = 10
+"""
+
+
+def test_run_train_calls_our_loop_from_one_gin_file(tmp_path):
+  gin.parse_config(_BINDINGS)
+  gin.parse_config(trainer.gin_completion())
+  assert trainer.gin_completion() == []
+  calls = []
+  with trainer.running_trainer(lambda **keywords: calls.append(keywords)):
+    library_loop = outer_train.local_train
+    outer_train.run_train(train_log_dir=str(tmp_path))
+    assert outer_train.local_train is library_loop
+  assert outer_train.local_train is not library_loop
+  (call,) = calls
+  assert call["num_steps"] == 3 and call["num_estimators"] == 2
+  assert call["train_log_dir"] == str(tmp_path)
+  assert isinstance(call["lopt"], lopt_base.LearnableSGD)
+  with gin.config_scope("default_scope"):  # Where run_train keeps the configuration.
+    built = call["sample_estimators"](call["lopt"], jax.random.PRNGKey(0), 2)
+  assert [type(estimator).__name__ for estimator in built] == ["TruncatedPES"] * 2
+  state = call["outer_learner"].init(jax.random.PRNGKey(0))
+  theta = trainer.meta_params(call["outer_learner"], state)
+  np.testing.assert_allclose(theta["log_lr"], np.log(0.01), rtol=1e-6)
+
+
+def test_gin_completion_keeps_what_is_bound_and_needs_an_optimizer():
+  with pytest.raises(UnsupRuleError, match="run_train.lopt is not bound"):
+    trainer.gin_completion()
+  gin.parse_config(_BINDINGS)
+  ours = trainer.gin_completion()
+  gin.parse_config("build_gradient_estimators.gradient_estimator_fn = @TruncatedPES")
+  stock = trainer.gin_completion()
+  step = "build_gradient_estimators.truncated_step_fn = @task_and_optimizer"
+  assert (step in ours) == compat.IS_HEAD
+  assert step not in stock
