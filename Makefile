@@ -1,0 +1,42 @@
+# Each target builds what it needs: the environment in .venv from requirements.lock, once.
+
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+  "$$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+  2>/dev/null && echo "$$name" && break; done)
+UV ?= uv
+
+# Written last, so an environment without it is one whose installation did not finish.
+INSTALLED := .venv/installed
+
+.PHONY: train test lint lock clean
+
+train: $(INSTALLED)
+	.venv/bin/unsup-rule train --config_file=gin/laptop.gin --train_log_dir=runs/laptop
+
+test: $(INSTALLED)
+	.venv/bin/python -m pytest
+
+lint: $(INSTALLED)
+	.venv/bin/ruff check
+	.venv/bin/pyright --pythonpath .venv/bin/python
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with the modules venv and" \
+	  "ensurepip found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -e $@ || rm -rf .venv
+	@rm -f $@
+	@test -e .venv || "$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install --require-hashes --no-deps -r requirements.lock
+	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Resolves afresh (needs uv): all of pyproject.toml, and learned_optimization without what it pins.
+lock:
+	$(UV) pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command "make lock" --upgrade --all-extras \
+	  pyproject.toml requirements.in -o requirements.lock
+	echo "learned-optimization==0.0.1" | $(UV) pip compile --no-config --quiet --no-deps \
+	  --no-header --python-version 3.11 --generate-hashes - >> requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
