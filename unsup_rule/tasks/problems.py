@@ -1,0 +1,229 @@
+"""Few-shot problems drawn on the device from banks in memory: which classes, which permutation.
+
+Everything random is a function of a key, so a stream of problems and batches is resumed by resuming
+its key, and nothing crosses from the host while a truncation runs.
+
+Shape legend: B unlabelled examples, K labelled examples a side, P = n_0 inputs, W ways.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.data.bank import Bank
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.probe import Targets
+from unsup_rule.tasks.augment import N_TARGETS, Augmentation, Law, augment
+
+
+@gin.configurable(module="unsup_rule")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+  """One data set and the problems made from it.
+
+  Attributes:
+    bank: its examples.
+    ways: numbers of classes a problem may have, each as likely; () for all classes.
+    weight: relative frequency of problems from this source.
+    augmentation: law of its tasks.
+  """
+
+  bank: Bank
+  ways: tuple[int, ...] = ()
+  weight: float = 1.0
+  augmentation: Augmentation = Augmentation()
+
+  def __post_init__(self):
+    ways = tuple(self.ways) or (self.bank.n_classes,)
+    object.__setattr__(self, "ways", ways)
+    for n in ways:
+      if not 2 <= n <= self.bank.n_classes:
+        raise UnsupRuleError(
+          f"{self.bank.name} has {self.bank.n_classes} classes, so a {n}-way problem is impossible; "
+          f"choose ways between 2 and {self.bank.n_classes}"
+        )
+
+
+@flax.struct.dataclass
+class Problem:
+  """One task: classes of one source, one permutation of the inputs, one augmentation law.
+
+  Attributes:
+    source: index of the source.
+    ways: number of classes W.
+    classes: ids in the joint bank [max_ways]; only the first `ways` count.
+    permutation: of the inputs, [P].
+    law: augmentation.
+  """
+
+  source: jax.Array
+  ways: jax.Array
+  classes: jax.Array
+  permutation: jax.Array
+  law: Law
+
+
+@gin.configurable(module="unsup_rule")
+class Problems:
+  """The distribution of problems over one or several sources of one input shape.
+
+  Args:
+    sources: data sets; all of one image shape.
+    batch_size: B, unlabelled examples of an inner step.
+    examples_per_class: labelled examples of a class on each side of the probe. A problem of fewer ways than
+      the largest gets more a class, so that shapes stay fixed.
+    permute: draw one permutation of the inputs for each problem.
+  """
+
+  def __init__(
+    self,
+    sources: Sequence[Source],
+    batch_size: int = 128,
+    examples_per_class: int = 10,
+    permute: bool = True,
+  ):
+    self.sources = tuple(sources)
+    if not self.sources:
+      raise UnsupRuleError("no data source given; name at least one in Problems.sources")
+    banks = [source.bank for source in self.sources]
+    for bank in banks[1:]:
+      if bank.shape != banks[0].shape or bank.scale != banks[0].scale:
+        raise UnsupRuleError(
+          f"{bank.name} has inputs {bank.shape} but {banks[0].name} has {banks[0].shape}; sources of "
+          "one family need one shape and scale: set a common resolution and grey"
+        )
+    if batch_size < 2:
+      raise UnsupRuleError(
+        f"batch_size {batch_size}: batch normalisation needs at least 2 examples; use 32 or more"
+      )
+    self.batch_size = batch_size
+    self.permute = permute
+    self.shape = banks[0].shape
+    self.n_inputs = banks[0].n_inputs
+    self.max_ways = max(max(source.ways) for source in self.sources)
+    self.n_labelled = examples_per_class * self.max_ways
+    for source in self.sources:
+      bank, needed = source.bank, 2 * -(-self.n_labelled // min(source.ways))
+      if bank.counts.min() < needed:
+        name = bank.class_names[int(np.argmin(bank.counts))]
+        raise UnsupRuleError(
+          f"{bank.name} ({bank.split}) has only {bank.counts.min()} examples of class {name!r}, the "
+          f"probe draws {needed}; lower Problems.examples_per_class or leave that class out"
+        )
+    laws = np.array([source.augmentation.largest for source in self.sources])
+    self.geometric = bool(laws[:, :2].any())
+    self.n_targets = N_TARGETS if laws.any() else 0
+
+    first_rows = np.cumsum([0] + [len(bank) for bank in banks[:-1]])
+    first_classes = np.cumsum([0] + [bank.n_classes for bank in banks[:-1]])
+    choices = np.zeros((len(banks), max(len(source.ways) for source in self.sources)), np.int32)
+    for row, source in zip(choices, self.sources, strict=True):
+      row[: len(source.ways)] = source.ways
+    weights = np.array([source.weight for source in self.sources], np.float64)
+    self._images = jnp.asarray(np.concatenate([bank.images for bank in banks]))
+    self._scale = banks[0].scale
+    self._starts = jnp.asarray(
+      np.concatenate([bank.starts + row for bank, row in zip(banks, first_rows, strict=True)]), jnp.int32
+    )
+    self._counts = jnp.asarray(np.concatenate([bank.counts for bank in banks]), jnp.int32)
+    self._strides = jnp.asarray(_strides(np.concatenate([bank.counts for bank in banks])))
+    self._first_class = jnp.asarray(first_classes, jnp.int32)
+    self._n_classes = jnp.asarray([bank.n_classes for bank in banks], jnp.int32)
+    self._choices = jnp.asarray(choices)
+    self._n_choices = jnp.asarray([len(source.ways) for source in self.sources], jnp.int32)
+    self._log_weights = jnp.asarray(np.log(weights / weights.sum()), jnp.float32)
+    self._laws = jnp.asarray(laws, jnp.float32)
+    self._law_probabilities = jnp.asarray(
+      [source.augmentation.probabilities for source in self.sources], jnp.float32
+    )
+
+  @property
+  def source_names(self) -> tuple[str, ...]:
+    """Names of the data sets, by `Problem.source`."""
+    return tuple(source.bank.name for source in self.sources)
+
+  def sample(self, key: jax.Array) -> Problem:
+    """Draws a problem: source, ways, classes, permutation, law."""
+    source_key, ways_key, class_key, permutation_key, law_key = jax.random.split(key, 5)
+    source = jax.random.categorical(source_key, self._log_weights)
+    choice = jax.random.randint(ways_key, (), 0, self._n_choices[source])
+    most = int(max(source.bank.n_classes for source in self.sources))
+    lottery = jax.random.uniform(class_key, (most,))
+    lottery = jnp.where(jnp.arange(most) < self._n_classes[source], lottery, 2.0)
+    classes = self._first_class[source] + jnp.argsort(lottery)[: self.max_ways]
+    identity = jnp.arange(self.n_inputs, dtype=jnp.int32)
+    drawn = jax.random.uniform(law_key, (3,)) < self._law_probabilities[source]
+    rotation, shift, noise = jnp.where(drawn, self._laws[source], 0.0)
+    return Problem(
+      source=source,
+      ways=self._choices[source, choice],
+      classes=classes.astype(jnp.int32),
+      permutation=jax.random.permutation(permutation_key, identity) if self.permute else identity,
+      law=Law(rotation=rotation, shift=shift, noise=noise),
+    )
+
+  def unlabelled(self, problem: Problem, key: jax.Array) -> jax.Array:
+    """B examples of the problem's classes, all equally likely: [B, P]."""
+    label_key, example_key = jax.random.split(key)
+    labels_B = jax.random.randint(label_key, (self.batch_size,), 0, problem.ways)
+    return self._examples(problem, labels_B, example_key)[0]
+
+  def labelled(self, problem: Problem, key: jax.Array) -> tuple[jax.Array, Targets, Targets]:
+    """K train then K test examples [2K, P] and their targets; classes take turns in random order."""
+    order_key, example_key = jax.random.split(key)
+    label_keys = jax.random.split(order_key)
+    turns_K = jnp.arange(self.n_labelled) % problem.ways
+    labels_2K = jnp.concatenate([jax.random.permutation(k, turns_K) for k in label_keys])
+    x, targets = self._examples(problem, labels_2K, example_key, distinct=True)
+    k = self.n_labelled
+    return x, Targets(labels_2K[:k], targets[:k]), Targets(labels_2K[k:], targets[k:])
+
+  def _examples(
+    self, problem: Problem, labels: jax.Array, key: jax.Array, distinct: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """One random example for each label: inputs [len, P] and augmentation targets [len, 0 or 5]."""
+    row_key, augment_key = jax.random.split(key)
+    classes = problem.classes[labels]
+    counts = self._counts[classes]
+    if distinct:
+      offsets = self._distinct_offsets(problem, labels, row_key)
+    else:
+      offsets = (jax.random.uniform(row_key, labels.shape) * counts).astype(jnp.int32)
+    rows = self._starts[classes] + jnp.minimum(offsets, counts - 1)
+    images = self._images[rows].astype(jnp.float32) * self._scale
+    targets = jnp.zeros((labels.shape[0], 0))
+    if self.n_targets:
+      images, targets = augment(images, problem.law, self.geometric, augment_key)
+    x = images.reshape(labels.shape[0], self.n_inputs)
+    return x[:, problem.permutation], targets
+
+  def _distinct_offsets(self, problem: Problem, labels: jax.Array, key: jax.Array) -> jax.Array:
+    """Offsets within each example's class, no two alike: train and test must not share an example.
+
+    The j-th example of a class is number (start + j stride) mod count, start and stride random.
+    """
+    start_key, stride_key = jax.random.split(key)
+    counts_W = self._counts[problem.classes]
+    starts_W = (jax.random.uniform(start_key, counts_W.shape) * counts_W).astype(jnp.int32)
+    column_W = jax.random.randint(stride_key, counts_W.shape, 0, self._strides.shape[1])
+    strides_W = self._strides[problem.classes, column_W]
+    one_hot = jax.nn.one_hot(labels, self.max_ways, dtype=jnp.int32)
+    rank = jnp.sum(one_hot * (jnp.cumsum(one_hot, axis=0) - 1), axis=1)
+    return (starts_W[labels] + rank * strides_W[labels]) % counts_W[labels]
+
+
+def _strides(counts: np.ndarray) -> np.ndarray:
+  """[n_classes, 16] strides coprime to each class's count, so that multiples of one never repeat."""
+  rng = np.random.default_rng(0)
+  table = np.ones((len(counts), 16), np.int32)
+  for row, count in zip(table, counts, strict=True):
+    candidates = np.arange(1, count)
+    candidates = candidates[np.gcd(candidates, count) == 1]
+    if len(candidates):
+      row[:] = rng.choice(candidates, len(row))
+  return table
