@@ -1,0 +1,87 @@
+"""Small problems to meta-train on, for the tests of the trainer. Gin knows them by name."""
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from learned_optimization.learned_optimizers import base as lopt_base
+from learned_optimization.optimizers import base as opt_base
+from learned_optimization.outer_trainers import gradient_learner
+from learned_optimization.tasks import quadratics
+
+from unsup_rule.compat import trainer as compat_trainer
+
+_FAMILIES = (
+  quadratics.FixedDimQuadraticFamily(dim=3),
+  quadratics.FixedDimQuadraticFamily(dim=5),
+)
+
+
+@gin.configurable(module="meta_problems")
+def two_quadratics(key):
+  """Samples one of two task families, so that replaced estimators need no compilation."""
+  return _FAMILIES[int(jax.random.randint(key, (), 0, 2))]
+
+
+@gin.configurable(module="meta_problems")
+def size_of_theta(lopt, theta):
+  """Stands for a held-out measurement: deterministic, and different for each theta."""
+  del lopt
+  return {
+    "accuracy": float(sum(np.abs(x).sum() for x in jax.tree_util.tree_leaves(theta))),
+    "standard_error": 0.25,
+  }
+
+
+class FakeFamily:
+  """A name, where 0.0.1 looks for one."""
+
+  name = "fake_family"
+
+
+class FakeEstimator(gradient_learner.GradientEstimator):
+  """Gradients of one everywhere; the unroll state counts calls.
+
+  From the call numbers in `bad_calls` on, gradients are NaN until the state is made anew.
+  """
+
+  task_family = FakeFamily()
+
+  def __init__(self, bad_calls=(), on_call=None):
+    self.calls = 0
+    self.inits = 0
+    self._bad_calls = bad_calls
+    self._on_call = on_call
+
+  def task_name(self):
+    return self.task_family.name
+
+  def init_worker_state(self, worker_weights, key):
+    self.inits += 1
+    return {"age": jnp.zeros([], jnp.int32), "noise": jax.random.normal(key, (2,))}
+
+  def compute_gradient_estimate(
+    self, worker_weights, key, state, with_summary=False, datas_list=None
+  ):
+    self.calls += 1
+    if self._on_call:
+      self._on_call(self.calls)
+    noise = state["noise"]
+    if self.calls in self._bad_calls:
+      noise = noise * jnp.nan
+    gradient = jax.tree_util.tree_map(
+      lambda x: jnp.ones_like(x) + 0 * noise[0], worker_weights.theta
+    )
+    output = gradient_learner.GradientEstimatorOut(
+      mean_loss=jnp.float32(1.5),
+      grad=gradient,
+      unroll_state={"age": state["age"] + 1, "noise": noise},
+      unroll_info=None,
+    )
+    return output, {}
+
+
+def learner(learning_rate=0.125):
+  """A learned optimizer of four parameters and the library's learner with gradient descent."""
+  lopt = lopt_base.LearnableAdam()
+  return lopt, compat_trainer.gradient_learner(lopt, opt_base.SGD(learning_rate))

@@ -1,0 +1,42 @@
+"""The command `unsup-rule`. Each subcommand is a module, imported only when it runs."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from unsup_rule.errors import UnsupRuleError
+
+# name -> (module with `add_arguments(parser)` and `run(arguments) -> exit code`, help)
+COMMANDS = {
+  "train": ("unsup_rule.training.command", "meta-train what a gin file describes"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a subcommand and returns its exit code: 2 for an error a user can act on."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  parser = argparse.ArgumentParser(
+    prog="unsup-rule",
+    description=(
+      "Meta-trains and checks the unsupervised weight-update rule of Metz et al. (ICLR 2019)."
+    ),
+  )
+  subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+  for name, (module, help_text) in COMMANDS.items():
+    subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+    if name in argv[:1]:
+      importlib.import_module(module).add_arguments(subparser)
+  arguments = parser.parse_args(argv)
+  try:
+    return importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
+  except UnsupRuleError as error:
+    # Gin adds lines on where it was called from to whatever passes through it.
+    print(f"unsup-rule: error: {str(error).splitlines()[0]}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130
+
+
+if __name__ == "__main__":
+  sys.exit(main())

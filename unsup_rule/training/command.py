@@ -1,0 +1,81 @@
+"""`unsup-rule train`: meta-trains what a gin file describes, through the library's `run_train`."""
+
+import argparse
+import functools
+import pathlib
+import re
+import tempfile
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.training import lock
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags, named as in the library's own entry points."""
+  parser.add_argument(
+    "--train_log_dir",
+    required=True,
+    metavar="DIR",
+    help="folder of the run; one that holds a run already goes on with it",
+  )
+  parser.add_argument(
+    "--config_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)"
+  )
+  parser.add_argument(
+    "--gin_bindings",
+    action="append",
+    default=[],
+    metavar="BINDING",
+    help="one binding, such as run_train.num_steps=100 (repeatable)",
+  )
+  parser.add_argument(
+    "--gin_import",
+    action="append",
+    default=[],
+    metavar="MODULE",
+    help="module whose configurables the gin files use (repeatable)",
+  )
+
+
+def run(arguments: argparse.Namespace) -> int:
+  """Trains; returns the exit code.
+
+  Raises:
+    UnsupRuleError: bad configuration, a folder that cannot be written, or training that failed.
+  """
+  folder = pathlib.Path(arguments.train_log_dir)
+  if not arguments.config_file and not arguments.gin_bindings:
+    raise UnsupRuleError("nothing to train; give a gin file with --config_file")
+  # Before the slow imports, so that a folder that cannot be written shows at once.
+  with lock.exclusive(folder):
+    pass
+  from learned_optimization import outer_train
+
+  from unsup_rule import config
+  from unsup_rule.compat import trainer as compat_trainer
+  from unsup_rule.training import trainer
+
+  text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
+  for role in ("run_train.is_trainer", "run_train.is_worker"):
+    if not config.bound(role, default=True):
+      raise UnsupRuleError(f"{role} is False, but train does both in one process; remove it")
+  local_train = functools.partial(trainer.local_train, config_text=text)
+
+  def train_there(train_log_dir: str, **keywords) -> None:
+    del train_log_dir
+    local_train(str(folder), **keywords)
+
+  # run_train writes its own config.gin, in place: not where a crash could leave half of one.
+  with tempfile.TemporaryDirectory() as elsewhere, compat_trainer.running_trainer(train_there):
+    try:
+      outer_train.run_train(train_log_dir=elsewhere)
+    except RuntimeError as error:
+      missing = re.match(
+        r"Required bindings for `(\S+)` not provided in config: \[(.*)\]", str(error)
+      )
+      if missing:
+        raise UnsupRuleError(
+          f"gin: {missing[1]} needs a value for {missing[2]}; add it to the gin file"
+        ) from error
+      raise
+  return 0

@@ -1,0 +1,36 @@
+"""One run at a time in a folder."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+from unsup_rule.errors import UnsupRuleError
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | os.PathLike) -> Iterator[None]:
+  """Makes `folder` where needed, checks that it can be written, and holds it for this process.
+
+  The hold ends with the process, however that ends.
+
+  Raises:
+    UnsupRuleError: the folder cannot be written, or another process trains in it.
+  """
+  path = pathlib.Path(folder) / ".lock"
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = open(path, "w")  # noqa: SIM115  Opened apart from its use for the error.
+  except OSError as error:
+    raise UnsupRuleError(
+      f"cannot write in {folder}: {error.strerror}; choose another --train_log_dir"
+    ) from error
+  with stream:
+    try:
+      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UnsupRuleError(
+        f"another process trains in {folder}; wait for it, or choose another --train_log_dir"
+      ) from error
+    yield

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM as a wish to stop after the current step."""
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+  """Within it the first SIGINT or SIGTERM is only noted; a second SIGINT interrupts at once.
+
+  Attributes:
+    signal_number: of the signal that came, or None.
+  """
+
+  def __init__(self):
+    self.signal_number: int | None = None
+    self._previous = {}
+
+  def __enter__(self) -> "StopRequest":
+    # Python lets only the main thread set handlers; elsewhere the caller's stay.
+    if threading.current_thread() is threading.main_thread():
+      self._previous = {number: signal.signal(number, self._note) for number in _WATCHED}
+    return self
+
+  def __exit__(self, *unused_error) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def raise_if_requested(self) -> None:
+    """Raises what the signal would have raised: KeyboardInterrupt, or SystemExit(143)."""
+    if self.signal_number == signal.SIGINT:
+      raise KeyboardInterrupt
+    if self.signal_number is not None:
+      raise SystemExit(128 + self.signal_number)
+
+  def _note(self, number: int, unused_frame: FrameType | None) -> None:
+    if self.signal_number is not None and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.signal_number = number
+    print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)

@@ -1,0 +1,86 @@
+"""Trees of arrays as flat dictionaries from leaf name to array, and back, with checks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.errors import UnsupRuleError
+
+
+def to_leaves(tree: Any) -> dict[str, np.ndarray]:
+  """Returns the leaves of `tree` by path, for instance `['mlp']['w']`, as numpy arrays."""
+  paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): np.asarray(_typed(leaf)) for path, leaf in paths}
+
+
+def from_leaves(leaves: Mapping[str, np.ndarray], like: Any, what: str) -> Any:
+  """Puts `leaves` into a tree of the structure of `like`.
+
+  Args:
+    leaves: arrays by path, as `to_leaves` gives them.
+    like: a tree of arrays, or of `jax.ShapeDtypeStruct`.
+    what: names the tree in messages, such as "theta in runs/a/params".
+
+  Returns:
+    The tree, with leaves of jax.
+
+  Raises:
+    UnsupRuleError: names the first leaf that is missing, is too many, or differs in shape or dtype.
+  """
+  paths, structure = jax.tree_util.tree_flatten_with_path(like)
+  wanted = {jax.tree_util.keystr(path): _abstract(leaf) for path, leaf in paths}
+  for name, abstract in wanted.items():
+    if name not in leaves:
+      raise UnsupRuleError(
+        f"{what} has no leaf {name} {abstract}; it was made with another configuration"
+      )
+    found = _abstract(leaves[name])
+    if found != abstract:
+      raise UnsupRuleError(
+        f"{what} does not fit: leaf {name} is {found}, expected {abstract}; "
+        "it was made with another configuration"
+      )
+  for name, leaf in leaves.items():
+    if name not in wanted:
+      raise UnsupRuleError(
+        f"{what} has a leaf too many, {name} {_abstract(leaf)}; it was made with "
+        "another configuration"
+      )
+  return jax.tree_util.tree_unflatten(structure, [jnp.asarray(leaves[name]) for name in wanted])
+
+
+def all_finite(tree: Any) -> bool:
+  """Tells whether every floating-point leaf is finite throughout."""
+  return all(
+    np.isfinite(leaf).all()
+    for leaf in to_leaves(tree).values()
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  )
+
+
+def norm(tree: Any) -> float:
+  """Returns the Euclidean norm of all leaves together."""
+  return float(
+    np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in to_leaves(tree).values()))
+  )
+
+
+def mean_abs(tree: Any) -> float:
+  """Returns the mean absolute value of all elements together."""
+  leaves = to_leaves(tree).values()
+  return float(
+    sum(np.abs(leaf).sum(dtype=np.float64) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+  )
+
+
+def _typed(leaf: Any) -> Any:
+  # A Python scalar counts as what jax makes of it.
+  return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+
+
+def _abstract(leaf: Any) -> str:
+  typed = _typed(leaf)
+  return f"{np.dtype(typed.dtype)}{list(typed.shape)}"
