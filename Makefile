@@ -5,6 +5,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   2>/dev/null && echo "$$name" && break; done)
 UV ?= uv
 
+# Without build isolation, what builds the one source package comes from the lock too: it goes first.
+PIP_LOCKED := .venv/bin/python -m pip install --require-hashes --no-deps --no-build-isolation
+
 # Written last, so an environment without it is one whose installation did not finish.
 INSTALLED := .venv/installed
 
@@ -26,7 +29,9 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@test -e $@ || rm -rf .venv
 	@rm -f $@
 	@test -e .venv || "$(PYTHON)" -m venv .venv
-	.venv/bin/python -m pip install --require-hashes --no-deps -r requirements.lock
+	@sed -n '/^setuptools==/,/# via/p' requirements.lock > .venv/build.lock
+	$(PIP_LOCKED) -r .venv/build.lock
+	$(PIP_LOCKED) -r requirements.lock
 	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -52,7 +52,8 @@ def test_package_import_leaves_the_library_alone():
   done = _python("""
     import sys
     import unsup_rule
-    print([name for name in sys.modules if name.partition(".")[0] in ("learned_optimization", "flax")])
+    library = ("learned_optimization", "flax")
+    print([name for name in sys.modules if name.partition(".")[0] in library])
   """)
   assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
@@ -206,9 +207,7 @@ def test_estimators_take_the_meta_loss_on_a_second_batch_after_the_step(build, o
   num_tasks = 512 if "std" in options else 2
   estimator = build(_FAMILY, _LEARNED_OPT, _constant(100), num_tasks=num_tasks, **options)
   theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
-  weights = library_learner.WorkerWeights(
-    theta, None, library_learner.OuterState(jnp.asarray(0))
-  )
+  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
   state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
   out, _ = estimator.compute_gradient_estimate(weights, jax.random.PRNGKey(2), state, False)
   # A step of SGD multiplies |p|^2 = 3 by (1 - 2 lr)^2, and the meta-loss is taken after the step.
@@ -224,8 +223,7 @@ def test_equal_arguments_share_one_estimator():
   one = estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(10), **arguments)
   assert estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(10), **arguments) is one
   assert estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(11), **arguments) is not one
-  other_family = _Bowl()
-  assert estimators.truncated_grad(other_family, _LEARNED_OPT, _constant(10), **arguments) is not one
+  assert estimators.truncated_grad(_Bowl(), _LEARNED_OPT, _constant(10), **arguments) is not one
 
 
 _BINDINGS = """
@@ -253,7 +251,7 @@ def test_run_train_calls_our_loop_from_one_gin_file(tmp_path):
     assert outer_train.local_train is library_loop
   assert outer_train.local_train is not library_loop
   (call,) = calls
-  assert call["num_steps"] == 3 and call["num_estimators"] == 2
+  assert (call["num_steps"], call["num_estimators"]) == (3, 2)
   assert call["train_log_dir"] == str(tmp_path)
   assert isinstance(call["lopt"], lopt_base.LearnableSGD)
   with gin.config_scope("default_scope"):  # Where run_train keeps the configuration.
@@ -265,7 +263,7 @@ def test_run_train_calls_our_loop_from_one_gin_file(tmp_path):
 
 
 def test_gin_completion_keeps_what_is_bound_and_needs_an_optimizer():
-  with pytest.raises(UnsupRuleError, match="run_train.lopt is not bound"):
+  with pytest.raises(UnsupRuleError, match="lopt is not bound"):
     trainer.gin_completion()
   gin.parse_config(_BINDINGS)
   ours = trainer.gin_completion()

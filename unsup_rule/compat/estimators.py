@@ -157,7 +157,9 @@ def _cached_estimator(
   estimator_class, task_family, learned_opt, trunc_sched, num_tasks, offset, **options
 ) -> gradient_learner.GradientEstimator:
   if compat.IS_HEAD:
-    from learned_optimization.outer_trainers import lopt_truncated_step
+    from learned_optimization.outer_trainers import (
+      lopt_truncated_step,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     step = lopt_truncated_step.VectorizedLOptTruncatedStep(
       task_family,

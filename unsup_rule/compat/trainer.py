@@ -17,7 +17,7 @@ from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import gradient_learner as library_learner
 
 from unsup_rule import compat
-from unsup_rule.compat import estimators
+from unsup_rule.compat import estimators  # noqa: F401  Registers its names with gin.
 from unsup_rule.errors import UnsupRuleError
 
 # (learned_opt, key, number of estimators) -> that many gradient estimators.
@@ -35,8 +35,8 @@ def gradient_learner(
 
 def meta_params(learner: library_learner.GradientLearner, state: Any) -> lopt_base.MetaParams:
   """Theta, in the state of `learner`."""
-  get = learner.get_meta_params if compat.IS_HEAD else learner.get_lopt_params
-  return get(state)
+  name = "get_meta_params" if compat.IS_HEAD else "get_lopt_params"
+  return getattr(learner, name)(state)
 
 
 def gin_completion() -> list[str]:
@@ -103,7 +103,7 @@ def running_trainer(local_train: Callable[..., None]) -> Iterator[None]:
         "run_train.run_num_estimators_per_gradient is not supported: every step uses all "
         "run_train.num_estimators; remove the binding"
       )
-    sample = sample_estimators_fn or outer_train.build_gradient_estimators
+    sample: Callable[..., Any] = sample_estimators_fn or outer_train.build_gradient_estimators
     head_only = {"worker_id": 0} if compat.IS_HEAD else {}
 
     def sample_estimators(learned_opt, key, number):
