@@ -33,9 +33,18 @@ REGISTERED_MODULES = (
   "learned_optimization.outer_trainers.truncation_schedule",
   "learned_optimization.tasks.quadratics",
   "unsup_rule.compat.estimators",
+  "unsup_rule.data.sets",
+  "unsup_rule.probe",
+  "unsup_rule.rule.learned_optimizer",
+  "unsup_rule.tasks.augment",
+  "unsup_rule.tasks.problems",
+  "unsup_rule.tasks.task",
+  "unsup_rule.training.heldout",
   "unsup_rule.training.options",
 )
 
+# The registry and the bindings have no public interface; a type checker knows them by halves.
+_GIN: Any = gin_config
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""")
 _LOCATION = re.compile(r"\n  In (?:file \"(?P<file>[^\"]*)\",|bindings string) line (?P<line>\d+)")
@@ -78,8 +87,8 @@ def parse(
   for module in imports:
     _import(module)
   # In front: a reader that gin brings along logs an error for each path that is not a file.
-  if _READER not in gin_config._FILE_READERS:
-    gin_config._FILE_READERS.insert(0, _READER)
+  if _READER not in _GIN._FILE_READERS:
+    _GIN._FILE_READERS.insert(0, _READER)
   for path in config_files:
     _guarded(gin.parse_config_file, path, _SCHEME + _find(path, None, path))
   for binding in bindings:
@@ -197,19 +206,19 @@ def _explain(error: Exception, source: str) -> str:
   location = _LOCATION.search(message)
   # The innermost place comes first; outer ones are the includes that led there.
   place = f"{location['file']} line {location['line']}" if location and location["file"] else source
-  return f"{place}: {_first_line(error)}{_hint(message)}"
+  return f"{place}: {_first_line(error).rstrip('.')}{_hint(message)}"
 
 
 def _hint(message: str) -> str:
   if match := re.match(r"No configurable matching (?:reference )?'@?([\w./]+?)(?:\(\))?'", message):
     name = match[1].rsplit("/", 1)[-1]
-    known = {selector.rsplit(".", 1)[-1]: None for selector, _ in gin_config._REGISTRY.items()}
+    known = {selector.rsplit(".", 1)[-1]: None for selector, _ in _GIN._REGISTRY.items()}
     hint = _nearest(name.rsplit(".", 1)[-1], known)
-    return hint or " check the spelling, or import its module with --gin_import"
+    return hint or "; check the spelling, or import its module with --gin_import"
   if match := re.match(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
-    wrapped = gin_config._REGISTRY.get_match(match[1]).wrapped
+    wrapped = _GIN._REGISTRY.get_match(match[1]).wrapped
     parameters = [name for name in inspect.signature(wrapped).parameters if name != "self"]
-    return _nearest(match[2], parameters) or f" it has: {', '.join(parameters)}"
+    return _nearest(match[2], parameters) or f"; it has: {', '.join(parameters)}"
   return ""
 
 
@@ -225,8 +234,8 @@ def _first_line(error: BaseException) -> str:
 
 def _reject_scopes() -> None:
   """Refuses scopes: `run_train` moves every binding into one scope, so theirs would be lost."""
-  for (scope, selector), parameters in gin_config._CONFIG.items():
-    references = gin_config.iterate_references(parameters)
+  for (scope, selector), parameters in _GIN._CONFIG.items():
+    references = _GIN.iterate_references(parameters)
     scoped = next(
       (
         ref
@@ -245,7 +254,7 @@ def _reject_scopes() -> None:
 
 def _expand_macros() -> None:
   """Puts the values of macros in their places: the move into one scope would merge them all."""
-  configuration = gin_config._CONFIG
+  configuration = _GIN._CONFIG
   for (_, selector), parameters in list(configuration.items()):
     if selector != "gin.macro":
       for name, value in list(parameters.items()):
@@ -255,13 +264,13 @@ def _expand_macros() -> None:
 
 
 def _expanded(value: Any, inside: tuple[str, ...]) -> Any:
-  if isinstance(value, gin_config.ConfigurableReference):
+  if isinstance(value, _GIN.ConfigurableReference):
     if value.configurable.selector != "gin.macro":
       return value
     name = "/".join(value.scopes)
     macros = {
       scope: parameters["value"]
-      for (scope, selector), parameters in gin_config._CONFIG.items()
+      for (scope, selector), parameters in _GIN._CONFIG.items()
       if selector == "gin.macro"
     }
     if name not in macros or name in inside:

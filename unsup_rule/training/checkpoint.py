@@ -32,9 +32,8 @@ _KEPT = 2
 
 def save_params(folder: str | pathlib.Path, theta: Any, step: int) -> None:
   """Writes theta to `folder/params`, atomically, in the library's format."""
-  parameters = gradient_learner.ParameterCheckpoint(  # pyright: ignore[reportCallIssue]
-    theta, "", step
-  )
+  make: Any = gradient_learner.ParameterCheckpoint  # A flax dataclass, opaque to type checkers.
+  parameters = make(params=theta, gen_id="", step=step)
   files.write_bytes(pathlib.Path(folder) / "params", flax.serialization.to_bytes(parameters))
 
 

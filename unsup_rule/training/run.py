@@ -5,8 +5,8 @@ for all random streams, and a resumed run repeats bit for bit what one without a
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -61,6 +61,21 @@ class StepReport:
   gradient_norm: float
   family_losses: Mapping[str, float]
   dropped: int
+
+
+class _Estimate(NamedTuple):
+  loss: float
+  gradient: Any
+  unroll_state: Any
+
+
+def _mean(estimates: Sequence[_Estimate]) -> tuple[Any, float]:
+  """Returns the mean gradient and the mean loss."""
+  gradient = jax.tree_util.tree_map(
+    lambda *leaves: np.mean(np.stack(leaves), axis=0),
+    *[estimate.gradient for estimate in estimates],
+  )
+  return gradient, float(np.mean([estimate.loss for estimate in estimates]))
 
 
 class MetaTrainingRun:
@@ -138,32 +153,25 @@ class MetaTrainingRun:
     key = jax.random.fold_in(jax.random.fold_in(self._root_key, _STEPS), self.step)
     estimate_key, update_key, reset_key, resample_key = jax.random.split(key, 4)
     weights = self._learner.get_state_for_worker(self.learner_state)
-    outputs = [
+    estimates = [
       self._estimate(slot, weights, jax.random.fold_in(estimate_key, index))
       for index, slot in enumerate(self.slots)
     ]
-    used = [output for output in outputs if output is not None]
-    gradient = (
-      jax.tree_util.tree_map(
-        lambda *leaves: np.mean(np.stack(leaves), axis=0), *[output.grad for output in used]
-      )
-      if used
-      else None
-    )
-    loss = float(np.mean([output.mean_loss for output in used])) if used else np.nan
+    used = [estimate for estimate in estimates if estimate is not None]
+    gradient, loss = _mean(used) if used else (None, np.nan)
     updated = gradient is not None and self._update(weights, gradient, loss, update_key)
     weights = self._learner.get_state_for_worker(self.learner_state)
     family_losses = {}
-    for index, (slot, output) in enumerate(zip(self.slots, outputs, strict=True)):
-      if output is None:
+    for index, (slot, estimate) in enumerate(zip(self.slots, estimates, strict=True)):
+      if estimate is None:
         # These inner problems may stay bad for ever, so they are not gone on with.
         slot.unroll_state = slot.estimator.init_worker_state(
           weights, jax.random.fold_in(reset_key, index)
         )
       else:
-        slot.unroll_state = output.unroll_state
-        family_losses.setdefault(slot.family_name, []).append(output.mean_loss)
-      slot.bad_in_a_row = 0 if output is not None and updated else slot.bad_in_a_row + 1
+        slot.unroll_state = estimate.unroll_state
+        family_losses.setdefault(slot.family_name, []).append(estimate.loss)
+      slot.bad_in_a_row = 0 if estimate is not None and updated else slot.bad_in_a_row + 1
     dropped = sum(slot.bad_in_a_row > 0 for slot in self.slots)
     self.dropped += dropped
     self._resample(weights, resample_key)
@@ -244,22 +252,22 @@ class MetaTrainingRun:
       checkpoint.load_theta(path, self._lopt.init(key))
     return self._learner.init(key)
 
-  def _estimate(self, slot: Slot, weights: Any, key: jax.Array) -> Any | None:
+  def _estimate(self, slot: Slot, weights: Any, key: jax.Array) -> _Estimate | None:
     """Runs one estimator; None where its loss or gradient is not finite."""
     output, _ = slot.estimator.compute_gradient_estimate(
       weights, key, slot.unroll_state, with_summary=False
     )
-    output = dataclasses.replace(
-      output,
-      mean_loss=np.asarray(output.mean_loss),
-      grad=jax.tree_util.tree_map(np.asarray, output.grad),
-    )
-    return output if trees.all_finite((output.grad, output.mean_loss)) else None
+    gradient = jax.tree_util.tree_map(np.asarray, output.grad)
+    estimate = _Estimate(float(output.mean_loss), gradient, output.unroll_state)
+    return estimate if trees.all_finite((estimate.loss, gradient)) else None
 
   def _update(self, weights: Any, gradient: Any, loss: float, key: jax.Array) -> bool:
     """Updates theta; False, and nothing changed, where the result would not be finite."""
-    aggregated = gradient_learner.AggregatedGradient(  # pyright: ignore[reportCallIssue]
-      gradient, weights.theta_model_state, np.float32(loss)
+    make: Any = gradient_learner.AggregatedGradient  # A flax dataclass, opaque to type checkers.
+    aggregated = make(
+      theta_grads=gradient,
+      theta_model_state=weights.theta_model_state,
+      mean_loss=np.float32(loss),
     )
     state, _ = self._learner.update(self.learner_state, [aggregated], with_metrics=False, key=key)
     if not trees.all_finite(state):

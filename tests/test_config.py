@@ -1,0 +1,173 @@
+"""Gin as users know it, but strict."""
+
+import pathlib
+
+import gin
+import pytest
+
+from unsup_rule import config
+from unsup_rule.compat import trainer as compat_trainer
+from unsup_rule.errors import UnsupRuleError
+
+_LOPT = "run_train.lopt = @LearnableAdam()\n"
+
+
+def _write(path: pathlib.Path, text: str) -> str:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text)
+  return str(path)
+
+
+def _error(tmp_path, text: str) -> str:
+  """The message for a gin file with these lines after a good one."""
+  with pytest.raises(UnsupRuleError) as caught:
+    config.parse([_write(tmp_path / "a.gin", _LOPT + text + "\n")])
+  message = str(caught.value)
+  assert "\n" not in message
+  return message
+
+
+def test_later_files_and_bindings_win(tmp_path):
+  first = _write(tmp_path / "1.gin", _LOPT + "run_train.num_steps = 1\nAdam.learning_rate = 1.0\n")
+  second = _write(tmp_path / "2.gin", "run_train.num_steps = 2\nAdam.beta1 = 0.5\n")
+  config.parse([first, second], ["Adam.beta1=0.25", 'GradientLearner.theta_opt="@Adam()"'])
+  assert gin.query_parameter("run_train.num_steps") == 2
+  assert gin.query_parameter("Adam.learning_rate") == 1.0
+  assert gin.query_parameter("Adam.beta1") == 0.25
+  assert repr(gin.query_parameter("GradientLearner.theta_opt")) == "@Adam()"
+  assert gin.config_is_locked()
+
+
+def test_what_the_library_needs_is_added_but_not_to_the_text(tmp_path):
+  text = config.parse([_write(tmp_path / "a.gin", _LOPT)])
+  bindings = [line for line in text.splitlines() if line and not line.startswith("#")]
+  assert bindings == ["run_train.lopt = @LearnableAdam()"]
+  assert len(gin.config_str().split("@LearnableAdam()")) == 3
+  # The text is a whole configuration: read again it gives itself.
+  gin.clear_config()
+  assert config.parse([_write(tmp_path / "config.gin", text)]) == text
+
+
+def test_a_binding_stays_on_one_line(tmp_path):
+  long = [f"value number {index}" for index in range(100)]
+  text = config.parse([_write(tmp_path / "a.gin", _LOPT)], [f"run_train.staleness = {long!r}"])
+  assert f"\nrun_train.staleness = {long!r}\n" in text
+
+
+def test_user_bindings_stay_where_the_library_needs_one(tmp_path):
+  name = next(
+    binding for binding in _completion(tmp_path) if binding.startswith("run_train.")
+  ).partition(" = ")[0]
+  config.parse([_write(tmp_path / "a.gin", _LOPT)], [f"{name} = 3"])
+  assert gin.query_parameter(name) == 3
+
+
+def _completion(tmp_path):
+  gin.parse_config(_LOPT)
+  bindings = compat_trainer.gin_completion()
+  gin.clear_config()
+  return bindings
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    (
+      "Adamm.learning_rate = 7",
+      "a.gin line 2: No configurable matching 'Adamm'; did you mean 'Adam'?",
+    ),
+    (
+      "run_train.lopt = @LearnableAdm()",
+      "line 2: No configurable matching reference '@LearnableAdm()'; did you mean 'LearnableAdam'?",
+    ),
+    (
+      "Adam.learning_rat = 7",
+      "a.gin line 2: Configurable 'Adam' doesn't have a parameter named "
+      "'learning_rat'; did you mean 'learning_rate'?",
+    ),
+    ("trainer.sed = 1", "did you mean 'seed'?"),
+    ("run_train.num_steps = ", "a.gin line 2: gin syntax: Unable to parse value."),
+    ("run_train.num_steps 7", "a.gin line 2: gin syntax:"),
+    ("run_train.num_steps = [1,", "a.gin"),
+    ("import no_such_module", "a.gin line 2: No module named 'no_such_module'"),
+    ("zzz_qqq.x = 1", "No configurable matching 'zzz_qqq'; check the spelling, or import"),
+    ("run_train.num_steps = %stepz\nsteps = 3", "macro %stepz has no value; did you mean 'steps'?"),
+    ("a = %b\nb = %a\nrun_train.num_steps = %a", "macro %a refers to itself"),
+    ("teacher/Adam.learning_rate = 1", "scope in 'teacher/Adam.learning_rate'"),
+    ("GradientLearner.theta_opt = @teacher/Adam()", "scope in '@teacher/Adam()'"),
+    ("include 'b.gin'", "a.gin line 2: no gin file 'b.gin'"),
+  ],
+)
+def test_mistakes_are_one_line_with_the_place_and_the_nearest_name(tmp_path, text, message):
+  assert message in _error(tmp_path, text)
+
+
+def test_mistake_in_a_binding_and_in_an_include(tmp_path):
+  with pytest.raises(UnsupRuleError, match=r"binding 'Adam.lr=1': .* it has: .*learning_rate"):
+    config.parse([], ["Adam.lr=1"])
+  _write(tmp_path / "parts" / "inner.gin", "# A comment.\nAdamm.learning_rate = 1\n")
+  message = _error(tmp_path, "include 'parts/inner.gin'")
+  assert "parts/inner.gin line 2: No configurable matching 'Adamm'" in message
+
+
+def test_missing_file_names_the_nearest(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  _write(tmp_path / "gin" / "laptop.gin", _LOPT)
+  with pytest.raises(
+    UnsupRuleError, match=r"^no gin file 'gin/latpop.gin'; did you mean 'gin/laptop.gin'\?$"
+  ):
+    config.parse(["gin/latpop.gin"])
+
+
+def test_missing_optimizer_and_missing_import():
+  with pytest.raises(UnsupRuleError, match="not bound"):
+    config.parse([], ["run_train.num_steps = 1"])
+  with pytest.raises(UnsupRuleError, match="cannot import 'no_such_module' for gin"):
+    config.parse([], [], ["no_such_module"])
+
+
+def test_imports_make_names_known(tmp_path, monkeypatch):
+  (tmp_path / "one_module_for_gin.py").write_text(
+    "import gin\n@gin.configurable\ndef my_own_knob(turns=0): return turns\n"
+  )
+  monkeypatch.syspath_prepend(str(tmp_path))
+  path = _write(tmp_path / "a.gin", _LOPT + "my_own_knob.turns = 3\n")
+  config.parse([path], [], ["one_module_for_gin"])
+  assert gin.query_parameter("my_own_knob.turns") == 3
+
+
+def test_includes_are_found_beside_the_including_file(tmp_path, monkeypatch):
+  """Here, beside the including file; and here first."""
+  _write(tmp_path / "there" / "main.gin", _LOPT + "include 'sub/inner.gin'  # With a comment.\n")
+  _write(tmp_path / "there" / "sub" / "inner.gin", 'include "leaf.gin"\n')
+  _write(tmp_path / "there" / "sub" / "leaf.gin", "run_train.num_steps = 5\n")
+  monkeypatch.chdir(tmp_path)
+  config.parse(["there/main.gin"])
+  assert gin.query_parameter("run_train.num_steps") == 5
+  gin.clear_config()
+  _write(tmp_path / "leaf.gin", "run_train.num_steps = 6\n")
+  config.parse(["there/main.gin"])
+  assert gin.query_parameter("run_train.num_steps") == 6
+
+
+def test_macros_are_expanded_everywhere(tmp_path):
+  text = config.parse(
+    [
+      _write(
+        tmp_path / "a.gin",
+        _LOPT
+        + """
+rate = 0.5
+opt = @Adam()
+steps = [%rate, {'deep': (%rate, 2)}]
+Adam.learning_rate = %rate
+GradientLearner.theta_opt = %opt
+run_train.staleness = %steps
+""",
+      )
+    ]
+  )
+  assert "%" not in text
+  assert gin.query_parameter("Adam.learning_rate") == 0.5
+  assert repr(gin.query_parameter("GradientLearner.theta_opt")) == "@Adam()"
+  assert gin.query_parameter("run_train.staleness") == [0.5, {"deep": (0.5, 2)}]

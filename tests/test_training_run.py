@@ -1,0 +1,215 @@
+"""Outer steps: seeded through and through, exact after a break, and safe from NaN."""
+
+import jax
+import jax.numpy as jnp
+import meta_problems
+import numpy as np
+import pytest
+from learned_optimization.learned_optimizers import base as lopt_base
+from learned_optimization.optimizers import base as opt_base
+from learned_optimization.outer_trainers import truncation_schedule
+
+from unsup_rule.compat import estimators
+from unsup_rule.compat import trainer as compat_trainer
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.training import checkpoint
+from unsup_rule.training.run import MetaTrainingRun
+
+_SCHEDULE = truncation_schedule.ConstantTruncationSchedule(5)
+_MAKERS = {"grad": estimators.truncated_grad, "pes": estimators.truncated_pes}
+
+
+def _library_run(kind, seed=3, num_estimators=2, theta_opt=None):
+  """A run on quadratics with the library's estimators, replaced about every other step."""
+  lopt = lopt_base.LearnableAdam()
+  length = "unroll_length" if kind == "grad" else "trunc_length"
+
+  def sample(learned_opt, key, number):
+    return [
+      _MAKERS[kind](
+        estimators.TaskAndOptimizer(meta_problems.two_quadratics(one), learned_opt),
+        trunc_sched=_SCHEDULE,
+        num_tasks=2,
+        **{length: 2},
+      )
+      for one in jax.random.split(key, number)
+    ]
+
+  learner = compat_trainer.gradient_learner(lopt, theta_opt or opt_base.Adam(1e-2))
+  return MetaTrainingRun(lopt, learner, sample, num_estimators, 2, seed)
+
+
+def _fake_run(slots, resample_frequency=0, theta_opt=None, seed=0):
+  lopt, learner = meta_problems.learner()
+  if theta_opt:
+    learner = compat_trainer.gradient_learner(lopt, theta_opt)
+  made = iter(slots)
+  run = MetaTrainingRun(
+    lopt,
+    learner,
+    lambda lopt, key, number: [next(made) for _ in range(number)],
+    len(slots),
+    resample_frequency,
+    seed,
+  )
+  run.start()
+  return run
+
+
+def _bytes(tree):
+  return [(np.asarray(x).dtype, np.asarray(x).tobytes()) for x in jax.tree_util.tree_leaves(tree)]
+
+
+def _theta(run):
+  return np.concatenate([np.ravel(x) for x in jax.tree_util.tree_leaves(run.theta)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grad", "pes"])
+def test_a_break_changes_no_bit(tmp_path, kind):
+  straight = _library_run(kind)
+  straight.start()
+  origins = [[slot.origin.key.tolist() for slot in straight.slots]]
+  for _ in range(8):
+    straight.advance()
+    origins.append([slot.origin.key.tolist() for slot in straight.slots])
+  # Estimators were replaced before the break and after it, and some first ones lived through it.
+  assert origins[0] != origins[4] != origins[8]
+
+  first = _library_run(kind)
+  first.start()
+  for _ in range(4):
+    first.advance()
+  checkpoint.save_state(tmp_path, first.step, first.to_state())
+  second = _library_run(kind)
+  second.restore(checkpoint.load_state(tmp_path), "the checkpoint")
+  assert second.step == 4
+  np.random.seed(1)  # The global generator has no say.
+  for _ in range(4):
+    second.advance()
+  assert second.step == straight.step == 8
+  assert _bytes(second.to_state()) == _bytes(straight.to_state())
+  assert jax.tree_util.tree_structure(second.learner_state) == jax.tree_util.tree_structure(
+    straight.learner_state
+  )
+
+
+@pytest.mark.slow
+def test_seeds_differ_and_training_moves_theta():
+  thetas = []
+  for seed in (0, 1):
+    run = _library_run("grad", seed)
+    run.start()
+    before = _theta(run)
+    report = run.advance()
+    assert np.isfinite(report.loss)
+    assert report.gradient_norm > 0
+    assert list(report.family_losses) == ["FixedDimQuadraticFamily"]
+    assert report.dropped == 0
+    assert (_theta(run) != before).any()
+    np.testing.assert_array_equal(
+      np.concatenate([np.ravel(x) for x in jax.tree_util.tree_leaves(run.initial_theta())]), before
+    )
+    thetas.append(np.asarray(run.slots[0].origin.key).tolist())
+  assert thetas[0] != thetas[1]
+
+
+def test_gradient_descent_by_hand():
+  run = _fake_run([meta_problems.FakeEstimator(), meta_problems.FakeEstimator()])
+  before = _theta(run)
+  report = run.advance()
+  # Both gradients are one everywhere, and so is their mean; the step size is 1/8.
+  np.testing.assert_allclose(_theta(run), before - 0.125, rtol=1e-6)
+  assert report.gradient_norm == pytest.approx(np.sqrt(before.size))
+  assert report.loss == 1.5
+  assert report.family_losses == {"fake_family": 1.5}
+
+
+def test_bad_gradient_is_dropped_and_its_problems_start_anew():
+  good, bad = meta_problems.FakeEstimator(), meta_problems.FakeEstimator(bad_calls=(2,))
+  run = _fake_run([good, bad])
+  start = _theta(run)
+  reports = [run.advance() for _ in range(4)]
+  assert [report.dropped for report in reports] == [0, 1, 0, 0]
+  assert run.dropped == 1
+  # The good one alone moved theta at the second step; the bad one is whole again at the third.
+  np.testing.assert_allclose(_theta(run), start - 4 * 0.125, rtol=1e-5)
+  assert (good.inits, bad.inits) == (1, 2)
+  assert [int(slot.unroll_state["age"]) for slot in run.slots] == [4, 2]
+  assert [slot.bad_in_a_row for slot in run.slots] == [0, 0]
+
+
+def test_theta_stays_where_every_gradient_is_bad():
+  run = _fake_run([meta_problems.FakeEstimator(bad_calls=(1, 2))])
+  state = _bytes(run.learner_state)
+  for step in (1, 2):
+    report = run.advance()
+    assert report.dropped == 1
+    assert np.isnan(report.loss)
+    assert _bytes(run.learner_state) == state
+    assert run.slots[0].bad_in_a_row == run.step == step
+  run.advance()
+  assert _bytes(run.learner_state) != state
+  assert run.slots[0].bad_in_a_row == 0
+
+
+def test_an_update_that_would_overflow_is_dropped():
+  run = _fake_run([meta_problems.FakeEstimator()], theta_opt=opt_base.SGD(np.inf))
+  before = _theta(run)
+  assert run.advance().dropped == 1
+  np.testing.assert_array_equal(_theta(run), before)
+
+
+def test_estimators_are_replaced_by_chance_and_by_seed():
+  def replaced(seed):
+    slots = [meta_problems.FakeEstimator() for _ in range(200)]
+    run = _fake_run(slots[:1], resample_frequency=4, seed=seed)
+    run._sample = lambda lopt, key, number: [slots[run.step + 1]]
+    ages = []
+    for _ in range(100):
+      run.advance()
+      ages.append(int(run.slots[0].unroll_state["age"]))
+    return ages
+
+  ages = replaced(0)
+  assert ages == replaced(0) != replaced(1)
+  # Of 100 steps a quarter, give or take three standard deviations.
+  assert 12 <= ages.count(0) <= 38
+  never = _fake_run([meta_problems.FakeEstimator()], resample_frequency=0)
+  for _ in range(20):
+    never.advance()
+  assert int(never.slots[0].unroll_state["age"]) == 20
+
+
+def test_restoring_another_configuration_names_what_differs():
+  run = _library_run("grad")
+  run.start()
+  state = run.to_state()
+  for other, message in (
+    (_library_run("grad", seed=4), r"was not made with trainer.seed = 4"),
+    (_library_run("grad", num_estimators=3), r"has 2 estimators, run_train.num_estimators is 3"),
+    (_library_run("grad", theta_opt=opt_base.SGD()), r"outer learner in here has a leaf too many"),
+    (_library_run("pes"), r"estimator 0 \(TruncatedPES\) in here has no leaf"),
+  ):
+    with pytest.raises(UnsupRuleError, match=message):
+      other.restore(state, "here")
+
+
+def test_initial_theta_from_a_file_is_checked(tmp_path):
+  lopt = lopt_base.LearnableAdam()
+  theta = jax.tree_util.tree_map(lambda x: x + 1, lopt.init(jax.random.PRNGKey(0)))
+  checkpoint.save_params(tmp_path, theta, 0)
+
+  def started():
+    learner = compat_trainer.gradient_learner(
+      lopt, opt_base.SGD(), init_theta_from_path=str(tmp_path / "params")
+    )
+    run = MetaTrainingRun(lopt, learner, lambda *_: [meta_problems.FakeEstimator()], 1, 0, 0)
+    run.start()
+    return run
+
+  assert _bytes(started().theta) == _bytes(theta)
+  wrong = jax.tree_util.tree_map(lambda x: jnp.zeros((2,)), theta)
+  checkpoint.save_params(tmp_path, wrong, 0)
+  with pytest.raises(UnsupRuleError, match=r"does not fit: leaf .* is float32\[2\], expected"):
+    started()
