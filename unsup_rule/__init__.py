@@ -17,7 +17,7 @@ except importlib.metadata.PackageNotFoundError:  # A checkout on PYTHONPATH, not
 
 _HOMES = {
   "MLP": "unsup_rule.mlp",
-  "MLPTaskFamily": "unsup_rule.task",
+  "MLPTaskFamily": "unsup_rule.tasks.task",
   "RidgeProbe": "unsup_rule.probe",
   "UnsupervisedRule": "unsup_rule.rule.learned_optimizer",
 }
