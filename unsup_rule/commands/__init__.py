@@ -1,0 +1,1 @@
+"""Subcommands of `unsup-rule`: each module has `add_arguments(parser)` and `run(arguments) -> int`."""
