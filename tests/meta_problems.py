@@ -53,9 +53,6 @@ class FakeEstimator(gradient_learner.GradientEstimator):
     self._bad_calls = bad_calls
     self._on_call = on_call
 
-  def task_name(self):
-    return self.task_family.name
-
   def init_worker_state(self, worker_weights, key):
     self.inits += 1
     return {"age": jnp.zeros([], jnp.int32), "noise": jax.random.normal(key, (2,))}

@@ -69,13 +69,21 @@ def run(arguments: argparse.Namespace) -> int:
   with tempfile.TemporaryDirectory() as elsewhere, compat_trainer.running_trainer(train_there):
     try:
       outer_train.run_train(train_log_dir=elsewhere)
-    except RuntimeError as error:
-      missing = re.match(
-        r"Required bindings for `(\S+)` not provided in config: \[(.*)\]", str(error)
-      )
+    except (RuntimeError, TypeError) as error:
+      missing = _unbound(str(error))
       if missing:
-        raise UnsupRuleError(
-          f"gin: {missing[1]} needs a value for {missing[2]}; add it to the gin file"
-        ) from error
+        raise UnsupRuleError(f"gin: {missing}; add it to the gin file") from error
       raise
   return 0
+
+
+def _unbound(message: str) -> str | None:
+  """Returns which value a configurable lacks, where `message` is one of gin's about that."""
+  if found := re.match(r"Required bindings for `(\S+)` not provided in config: \[(.*)\]", message):
+    return f"{found[1]} needs a value for {found[2]}"
+  found = re.search(
+    r"missing \d+ required .*argument.*\n  No values supplied by Gin or caller for arguments: "
+    r"\[(.*)\][\s\S]*?In call to configurable '(\S+)'",
+    message,
+  )
+  return f"{found[2]} needs a value for {found[1]}" if found else None

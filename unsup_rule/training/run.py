@@ -42,8 +42,10 @@ class Slot:
   @property
   def family_name(self) -> str:
     """The name of the task family that the estimator works on."""
-    named = getattr(self.estimator, "task_name", None)
-    return named() if named else self.estimator.task_family.name
+    # HEAD's estimators keep it one level down.
+    holder = getattr(self.estimator, "truncated_step", self.estimator)
+    family = getattr(holder, "task_family", None)
+    return type(self.estimator).__name__ if family is None else family.name
 
 
 @dataclasses.dataclass(frozen=True)
