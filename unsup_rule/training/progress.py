@@ -1,5 +1,6 @@
 """Progress on stderr: a bar in a terminal, a line now and then in a file."""
 
+import os
 import sys
 import time
 
@@ -28,7 +29,7 @@ class Progress:
     self._losses: list[float] = []
     self._started = self._last_line = time.monotonic()
     self._bar = None
-    if sys.stderr.isatty():
+    if _has_terminal():
       self._bar = tqdm.tqdm(
         total=num_steps,
         initial=step,
@@ -75,3 +76,8 @@ class Progress:
       left = tqdm.tqdm.format_interval(seconds)
     loss = curve.smoothed(self._losses, _SMOOTHING_SPAN)[-1]
     return f"meta-loss {loss:.4g}, {left} left, {dropped} dropped"
+
+
+def _has_terminal() -> bool:
+  # A terminal without a width, as some services give, has no room for a bar.
+  return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
