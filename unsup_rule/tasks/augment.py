@@ -6,7 +6,7 @@ Shape legend: B examples, H rows, W columns, C colours.
 import dataclasses
 
 import flax
-import gin
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +29,7 @@ class Law:
   noise: jax.Array
 
 
-@gin.configurable(module="unsup_rule")
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
   """What tasks of a data set are augmented with; each kind is on in a task with its probability.

@@ -6,47 +6,17 @@ its key, and nothing crosses from the host while a truncation runs.
 Shape legend: B unlabelled examples, K labelled examples a side, P = n_0 inputs, W ways.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import flax
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unsup_rule.data.bank import Bank
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import Targets
-from unsup_rule.tasks.augment import N_TARGETS, Augmentation, Law, augment
-
-
-@gin.configurable(module="unsup_rule")
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-  """One data set and the problems made from it.
-
-  Attributes:
-    bank: its examples.
-    ways: numbers of classes a problem may have, each as likely; () for all classes.
-    weight: relative frequency of problems from this source.
-    augmentation: law of its tasks.
-  """
-
-  bank: Bank
-  ways: tuple[int, ...] = ()
-  weight: float = 1.0
-  augmentation: Augmentation = Augmentation()
-
-  def __post_init__(self):
-    ways = tuple(self.ways) or (self.bank.n_classes,)
-    object.__setattr__(self, "ways", ways)
-    for n in ways:
-      if not 2 <= n <= self.bank.n_classes:
-        raise UnsupRuleError(
-          f"{self.bank.name} has {self.bank.n_classes} classes, so a {n}-way problem is impossible; "
-          f"choose ways between 2 and {self.bank.n_classes}"
-        )
+from unsup_rule.tasks.augment import N_TARGETS, Law, augment
+from unsup_rule.tasks.sources import Source
 
 
 @flax.struct.dataclass
@@ -68,7 +38,6 @@ class Problem:
   law: Law
 
 
-@gin.configurable(module="unsup_rule")
 class Problems:
   """The distribution of problems over one or several sources of one input shape.
 
@@ -89,7 +58,7 @@ class Problems:
   ):
     self.sources = tuple(sources)
     if not self.sources:
-      raise UnsupRuleError("no data source given; name at least one in Problems.sources")
+      raise UnsupRuleError("no data source given; name at least one in task_distribution.sources")
     banks = [source.bank for source in self.sources]
     for bank in banks[1:]:
       if bank.shape != banks[0].shape or bank.scale != banks[0].scale:
@@ -113,7 +82,7 @@ class Problems:
         name = bank.class_names[int(np.argmin(bank.counts))]
         raise UnsupRuleError(
           f"{bank.name} ({bank.split}) has only {bank.counts.min()} examples of class {name!r}, the "
-          f"probe draws {needed}; lower Problems.examples_per_class or leave that class out"
+          f"probe draws {needed}; lower examples_per_class or leave that class out"
         )
     laws = np.array([source.augmentation.largest for source in self.sources])
     self.geometric = bool(laws[:, :2].any())

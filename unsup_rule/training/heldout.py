@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unsup_rule.data.bank import Bank
 from unsup_rule.mlp import MLP
 from unsup_rule.probe import RidgeProbe
-from unsup_rule.tasks.problems import Problems, Source
+from unsup_rule.tasks.problems import Problems
+from unsup_rule.tasks.sources import DataSet
 
 
 @gin.configurable(module="unsup_rule")
@@ -25,8 +25,8 @@ class HeldOut:
   "standard_error" of that mean over seeds; and "untrained_accuracy" of the same base models at step 0.
 
   Attributes:
-    train: examples the rule is applied to, without their labels.
-    test: examples the probe is fitted and tested on.
+    data: the data set, see `DataSet`; the rule is applied to its "train" split, without labels.
+    test_split: split that the probe is fitted and tested on.
     hidden: widths of the base model's hidden layers.
     n_outputs: width of its embedding.
     inner_steps: applications of the rule.
@@ -37,8 +37,8 @@ class HeldOut:
     seed: of everything.
   """
 
-  train: Bank
-  test: Bank
+  data: str | Mapping[str, Any] = "digits"
+  test_split: str = "test"
   hidden: Sequence[int] = (48,)
   n_outputs: int = 32
   inner_steps: int = 50
@@ -61,7 +61,7 @@ class HeldOut:
 
   def _measure(self, learned_opt: Any, theta: Any, key: jax.Array) -> jax.Array:
     """Mean accuracy of one base model at step 0 and after training, [2]."""
-    train, test = self._problems(self.train), self._problems(self.test)
+    train, test = self._problems("train"), self._problems(self.test_split)
     mlp = MLP(train.n_inputs, tuple(self.hidden), self.n_outputs)
     problem_key, init_key, step_key, draw_key = jax.random.split(key, 4)
     problem = train.sample(problem_key)
@@ -85,7 +85,9 @@ class HeldOut:
     )
     return jnp.stack([accuracy(params), accuracy(optimizer.get_params(state))])
 
-  def _problems(self, bank: Bank) -> Problems:
+  def _problems(self, split: str) -> Problems:
+    data_set = dataclasses.replace(DataSet.from_settings(self.data), split=split)
+    source = data_set.source(next(iter(data_set.resolutions), None))
     return Problems(
-      [Source(bank)], batch_size=self.batch_size, examples_per_class=self.examples_per_class
+      [source], batch_size=self.batch_size, examples_per_class=self.examples_per_class
     )

@@ -1,0 +1,130 @@
+"""Data sets as gin files name them: what is loaded, and what problems are made of it."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unsup_rule.data.bank import Bank
+from unsup_rule.data.sets import load
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.tasks.augment import Augmentation
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+  """One line of a gin file's list of data sets.
+
+  Attributes:
+    name: as `unsup_rule.data.load` knows it: "glyphs", "digits", or a name of TensorFlow Datasets.
+    split: its split.
+    classes: classes to use, by number; () for all.
+    ways: numbers of classes a problem may have, each as likely; () for all of the classes.
+    weight: relative frequency of problems from this set.
+    resolutions: sides of the resized images, one drawn a task family; () for the set's own.
+    grey: whether colours are averaged away.
+    rotation, shift, noise, rotation_probability, shift_probability, noise_probability: see `Augmentation`.
+  """
+
+  name: str
+  split: str = "train"
+  classes: tuple[int, ...] = ()
+  ways: tuple[int, ...] = ()
+  weight: float = 1.0
+  resolutions: tuple[int, ...] = ()
+  grey: bool = False
+  rotation: float = 0.0
+  shift: float = 0.0
+  noise: float = 0.0
+  rotation_probability: float = 1.0
+  shift_probability: float = 1.0
+  noise_probability: float = 1.0
+
+  def __post_init__(self):
+    for field in ("classes", "ways", "resolutions"):
+      value = getattr(self, field)
+      if not isinstance(value, (tuple, list)) or not all(isinstance(v, int) for v in value):
+        raise UnsupRuleError(f"data set {self.name!r}: {field} is {value!r}; give a list of whole numbers")
+      object.__setattr__(self, field, tuple(value))
+    if not self.weight > 0:
+      raise UnsupRuleError(f"data set {self.name!r}: weight is {self.weight}; give a positive number")
+
+  @classmethod
+  def from_settings(cls, settings: "str | Mapping[str, Any] | DataSet") -> "DataSet":
+    """Reads a name alone, or a dictionary of the attributes."""
+    if isinstance(settings, DataSet):
+      return settings
+    if isinstance(settings, str):
+      settings = {"name": settings}
+    if not isinstance(settings, Mapping) or "name" not in settings:
+      raise UnsupRuleError(f"a data set is given as {settings!r}; give a name or a dictionary with a name")
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in settings:
+      if key not in known:
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it may have {', '.join(known)}"
+        raise UnsupRuleError(f"data set {settings['name']!r} has an unknown setting {key!r}{hint}")
+    return cls(**settings)
+
+  @property
+  def augmentation(self) -> Augmentation:
+    """The augmentation of its tasks."""
+    fields = [field.name for field in dataclasses.fields(Augmentation)]
+    return Augmentation(**{name: getattr(self, name) for name in fields})
+
+  def bank(self, resolution: int | None = None) -> Bank:
+    """Loads the examples."""
+    bank = load(self.name, self.split, resolution=resolution, grey=self.grey)
+    return bank.select_classes(self.classes) if self.classes else bank
+
+  def source(self, resolution: int | None = None, weight: float | None = None) -> "Source":
+    """The problems made from it at one resolution."""
+    bank = self.bank(resolution)
+    return Source(bank, self.ways, self.weight if weight is None else weight, self.augmentation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+  """Examples, and the problems made from them.
+
+  Attributes:
+    bank: the examples.
+    ways: numbers of classes a problem may have, each as likely; () for all classes.
+    weight: relative frequency of problems from this source.
+    augmentation: law of its tasks.
+  """
+
+  bank: Bank
+  ways: tuple[int, ...] = ()
+  weight: float = 1.0
+  augmentation: Augmentation = Augmentation()
+
+  def __post_init__(self):
+    object.__setattr__(self, "ways", tuple(self.ways) or (self.bank.n_classes,))
+    for n in self.ways:
+      if not 2 <= n <= self.bank.n_classes:
+        raise UnsupRuleError(
+          f"{self.bank.name} has {self.bank.n_classes} classes, so a {n}-way problem is impossible; "
+          f"choose ways between 2 and {self.bank.n_classes}"
+        )
+    geometric = self.augmentation.rotation or self.augmentation.shift
+    if geometric and not self.bank.is_image:
+      raise UnsupRuleError(f"{self.bank.name} has no images to rotate or shift; set both to 0")
+
+
+def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
+  """Refuses a data set that is both trained and evaluated on.
+
+  The same set is fine with classes that do not overlap, and glyphs with another split, since no typeface
+  is in two splits.
+  """
+  evaluated = [DataSet.from_settings(settings) for settings in evaluation]
+  for trained in map(DataSet.from_settings, training):
+    for other in evaluated:
+      glyphs = trained.name.startswith("glyphs") and trained.split != other.split
+      disjoint = trained.classes and other.classes and not set(trained.classes) & set(other.classes)
+      if trained.name == other.name and not glyphs and not disjoint:
+        raise UnsupRuleError(
+          f"data set {trained.name!r} is both trained and evaluated on; remove it from one, or give "
+          "the two classes that do not overlap"
+        )
