@@ -110,6 +110,8 @@ def test_a_run_that_is_killed_twice_ends_like_one_without_a_break(straight, tmp_
 
   code, errors = _finish(_start(folder))
   assert code == 0, errors
+  # A third start finds the run complete.
+  assert _finish(_start(folder)) == (0, "")
   broken, whole = (checkpoint.load_state(path) for path in (folder, straight))
   assert broken.pop("seconds") != whole.pop("seconds")
   assert _bytes(broken) == _bytes(whole)

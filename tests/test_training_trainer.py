@@ -16,6 +16,7 @@ import pytest
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import checkpoint, curve
+from unsup_rule.training import summary as summary_module
 from unsup_rule.training.events import EventWriter
 from unsup_rule.training.trainer import local_train
 
@@ -81,6 +82,8 @@ def test_a_run_leaves_its_files(tmp_path, monkeypatch, capsys):
   )
   assert summary["heldout_accuracy_before"] != summary["heldout_accuracy_after"]
   assert summary["seconds"] == pytest.approx(float(_rows(folder)[-1]["seconds"]), abs=5)
+  assert summary_module.describe(folder).startswith(f"{folder}/summary.json: 4 outer steps in ")
+  assert "(standard error 0.250) after" in summary_module.describe(folder)
   scalars = _scalars(folder, monkeypatch)
   assert scalars["meta_loss"] == [(step, 1.5) for step in (1, 2, 3, 4)]
   assert scalars["meta_loss/fake_family"] == [(2, 1.5), (4, 1.5)]

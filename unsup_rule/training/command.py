@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
   from unsup_rule import config
   from unsup_rule.compat import trainer as compat_trainer
-  from unsup_rule.training import trainer
+  from unsup_rule.training import summary, trainer
 
   text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
   for role in ("run_train.is_trainer", "run_train.is_worker"):
@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
       if missing:
         raise UnsupRuleError(f"gin: {missing}; add it to the gin file") from error
       raise
+  print(summary.describe(folder))
   return 0
 
 

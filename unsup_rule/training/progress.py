@@ -35,7 +35,7 @@ class Progress:
         initial=step,
         unit="step",
         dynamic_ncols=True,
-        bar_format="{n_fmt}/{total_fmt} {bar} {elapsed} {postfix}",
+        bar_format="outer step {n_fmt}/{total_fmt} {bar} {elapsed}{postfix}",
       )
       self._bar.set_postfix_str("compiling the first step")
     else:
@@ -48,8 +48,8 @@ class Progress:
     self._losses = [*self._losses, loss][-5 * _SMOOTHING_SPAN :]
     text = self._describe(step, now, dropped)
     if self._bar is not None:
+      self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
-      self._bar.set_postfix_str(text)
     elif now - self._last_line >= _SECONDS_BETWEEN_LINES or step in (
       self._first_step + 1,
       self._num_steps,

@@ -58,3 +58,16 @@ def write(
     "dropped_gradients": dropped,
   }
   files.write_text(pathlib.Path(folder) / "summary.json", json.dumps(content, indent=2) + "\n")
+
+
+def describe(folder: str | os.PathLike) -> str:
+  """Returns in one line what the folder's `summary.json` says."""
+  path = pathlib.Path(folder) / "summary.json"
+  found = json.loads(path.read_text())
+  text = f"{path}: {found['outer_steps']} outer steps in {found['seconds']:.0f} s"
+  if found["heldout_accuracy_after"] is not None:
+    text += (
+      f", held-out accuracy {found['heldout_accuracy_before']:.3f} before and "
+      f"{found['heldout_accuracy_after']:.3f} (standard error {found['standard_error']:.3f}) after"
+    )
+  return text
