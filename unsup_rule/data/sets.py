@@ -1,0 +1,119 @@
+"""Data sets by name, read once, cached on disk and shared in memory."""
+
+import os
+import weakref
+from collections.abc import Callable
+
+import gin
+import numpy as np
+
+from unsup_rule.data import glyphs, tfds_source
+from unsup_rule.data.bank import Bank
+from unsup_rule.data.cache import cached
+from unsup_rule.errors import UnsupRuleError
+
+_POINTS = 2000  # two moons: examples of both splits together
+_NOISE = 0.1  # their spread
+
+_loaded: weakref.WeakValueDictionary[tuple, Bank] = weakref.WeakValueDictionary()
+
+
+@gin.configurable("load_data", module="unsup_rule", denylist=["name", "split"])
+def load(
+  name: str,
+  split: str,
+  *,
+  resolution: int | None = None,
+  grey: bool = False,
+  data_dir: str | os.PathLike | None = None,
+  cache_dir: str | os.PathLike | None = None,
+  vocabulary: int = 1000,
+  resize: str = "bilinear",
+) -> Bank:
+  """Loads a split of a data set.
+
+  A bank that is still in use is shared: the same arguments give the same object.
+
+  Args:
+    name: one of
+      "glyphs" (0-9A-Za-z), "glyphs/letters", "glyphs/mathematical", "glyphs/currency" (10 each):
+        characters drawn in many typefaces; splits "train", "valid", "test" share no typeface
+        family;
+      "digits": scikit-learn's 8x8 digits; splits "train" and "test", half each;
+      "two_moons": scikit-learn's two noisy half circles, float32; splits "train" and "test";
+      any image set of TensorFlow Datasets with integer labels, such as "mnist";
+      any text set of it, such as "imdb_reviews", as counts of the most frequent training words.
+    split: the split's name.
+    resolution: pixels a side of the (square) result; the set's own if None. Glyphs are drawn at it.
+    grey: turn RGB into one channel.
+    data_dir: TFDS's folder; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
+    cache_dir: where banks are kept; $UNSUP_RULE_CACHE or ~/.cache/unsup_rule if None. Without write
+      access there, data are read afresh each time, with a warning.
+    vocabulary: words counted in texts: the most frequent of the split "train".
+    resize: "bilinear" or "area", see `Bank.resized`.
+
+  Raises:
+    UnsupRuleError: an unknown name, split or method; a set that cannot be had or is not fit.
+  """
+  key, read = _reader(name, split, resolution, data_dir, vocabulary)
+  arguments = (key, resolution, grey, resize, str(cache_dir))
+  bank = _loaded.get(arguments)
+  if bank is not None:
+    return bank
+  bank = cached(key, cache_dir, read)
+  if grey:
+    bank = bank.as_grey()
+  if resolution is not None:
+    bank = bank.resized(resolution, resize)
+  _loaded[arguments] = bank
+  return bank
+
+
+def _reader(
+  name: str, split: str, resolution: int | None, data_dir: str | os.PathLike | None, vocabulary: int
+) -> tuple[str, Callable[[], Bank]]:
+  """What the unprocessed bank depends on, and a function that makes it."""
+  if name.split("/")[0] == "glyphs":
+    source = glyphs.GlyphSource(name, split, resolution)
+    return source.fingerprint(), source.render
+  if name == "digits":
+    return repr((name, split)), lambda: _digits(split)
+  if name == "two_moons":
+    return repr((name, split, _POINTS, _NOISE)), lambda: _two_moons(split)
+  if not isinstance(vocabulary, int) or vocabulary < 1:
+    raise UnsupRuleError(f"load_data.vocabulary is {vocabulary!r}: give a whole number from 1 up")
+  return (
+    repr((name, split, vocabulary, tfds_source.fingerprint(name, data_dir))),
+    lambda: tfds_source.read(name, split, data_dir, vocabulary),
+  )
+
+
+def _halves(name: str, split: str, labels: np.ndarray) -> np.ndarray:
+  """Rows of a split: of each class, every second example, starting with the first for "train"."""
+  if split not in ("train", "test"):
+    raise UnsupRuleError(f"data set {name!r} has no split {split!r}: choose train or test")
+  rows = [
+    np.flatnonzero(labels == c)[("train", "test").index(split) :: 2] for c in np.unique(labels)
+  ]
+  return np.sort(np.concatenate(rows))
+
+
+def _digits(split: str) -> Bank:
+  from sklearn.datasets import load_digits  # Takes seconds to import.
+
+  digits = load_digits()
+  rows = _halves("digits", split, digits.target)
+  images = np.rint(digits.images[rows, :, :, None] * (255 / 16)).astype(np.uint8)
+  return Bank.build(
+    "digits", split, images, digits.target[rows], [str(c) for c in range(10)], 1 / 255
+  )
+
+
+def _two_moons(split: str) -> Bank:
+  from sklearn.datasets import make_moons
+
+  points, labels = make_moons(_POINTS, noise=_NOISE, random_state=0)
+  rows = _halves("two_moons", split, labels)
+  return Bank.build(
+    "two_moons", split, points[rows].astype(np.float32), labels[rows], ["upper", "lower"], 1.0
+  )
