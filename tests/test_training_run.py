@@ -15,13 +15,14 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import checkpoint
 from unsup_rule.training.run import MetaTrainingRun
 
+# The same objects in every run, so that estimators and their compilations are the same too.
+_LOPT = lopt_base.LearnableAdam()
 _SCHEDULE = truncation_schedule.ConstantTruncationSchedule(5)
 _MAKERS = {"grad": estimators.truncated_grad, "pes": estimators.truncated_pes}
 
 
 def _library_run(kind, seed=3, num_estimators=2, theta_opt=None):
   """A run on quadratics with the library's estimators, replaced about every other step."""
-  lopt = lopt_base.LearnableAdam()
   length = "unroll_length" if kind == "grad" else "trunc_length"
 
   def sample(learned_opt, key, number):
@@ -35,8 +36,8 @@ def _library_run(kind, seed=3, num_estimators=2, theta_opt=None):
       for one in jax.random.split(key, number)
     ]
 
-  learner = compat_trainer.gradient_learner(lopt, theta_opt or opt_base.Adam(1e-2))
-  return MetaTrainingRun(lopt, learner, sample, num_estimators, 2, seed)
+  learner = compat_trainer.gradient_learner(_LOPT, theta_opt or opt_base.Adam(1e-2))
+  return MetaTrainingRun(_LOPT, learner, sample, num_estimators, 2, seed)
 
 
 def _fake_run(slots, resample_frequency=0, theta_opt=None, seed=0):
