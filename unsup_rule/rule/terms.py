@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unsup_rule.mlp import batch_standardise
-from unsup_rule.rule.layers import linear, masked
+from unsup_rule.rule.layers import masked
 from unsup_rule.rule.sizes import Theta
 
 
@@ -65,31 +65,54 @@ class Connection:
     """U = std(x_upper), [B, N]."""
     return self.standardised(self.x_upper)
 
-  def _outer(self, s_BxIxG: jax.Array, t_BxJxG: jax.Array) -> jax.Array:
-    product = jnp.einsum("big,bjg->ij", masked(s_BxIxG, self.mask_B), t_BxJxG)
-    return product / (s_BxIxG.shape[-1] * self.batch)
+  @functools.cached_property
+  def _readouts(self) -> dict[str, jax.Array]:
+    """R(k; columns, rows) of every readout name k."""
+    upper = [(name, side) for name, side, end in _HEADS if end == "upper"]
+    lower = [(name, side) for name, side, end in _HEADS if end == "lower"]
+    heads = self._project(upper, self.h_upper) | self._project(lower, self.h_lower)
+    rows = {name: "top" if (name, "bottom") not in heads else "bottom" for name, _ in heads}
+    return {name: self._outer(heads[name, side], heads[name, "top"]) for name, side in rows.items()}
 
-  def readout(self, name: str, columns: jax.Array, rows: jax.Array) -> jax.Array:
-    """R(name; columns, rows), [rows, columns]."""
-    t = linear(self.theta, f"{self.direction}{name}_top/linear", columns)
-    s = linear(self.theta, f"{self.direction}{name}_bottom/linear", rows)
-    return self._outer(s, t)
+  def _project(self, heads: list[tuple[str, str]], h_BxIxC: jax.Array) -> dict:
+    """h A + a of several heads in one product: {head: [I, B G]}."""
+    parameters = [self.theta[f"{self.direction}{name}_{side}/linear"] for name, side in heads]
+    w = jnp.concatenate([p["w"] for p in parameters], axis=1)
+    b = jnp.concatenate([p["b"] for p in parameters])
+    p = masked(h_BxIxC @ w + b[None, None, :], self.mask_B)
+    batch, n, _ = p.shape
+    p = p.reshape(batch, n, len(heads), -1).transpose(2, 1, 0, 3).reshape(len(heads), n, -1)
+    return dict(zip(heads, p, strict=True))
 
-  def across(self, name: str) -> jax.Array:
-    """R(name; h_upper, h_lower), [M, N]."""
-    return self.readout(name, self.h_upper, self.h_lower)
+  def _outer(self, s_IxBG: jax.Array, t_JxBG: jax.Array) -> jax.Array:
+    n_channels = s_IxBG.shape[1] // self.x_upper.shape[0]
+    return s_IxBG @ t_JxBG.T / (n_channels * self.batch)
 
-  def symmetric(self, name: str, h: jax.Array) -> jax.Array:
-    """symm(R(name; h, h)): (R + R^T)/sqrt(2), zero diagonal, over sqrt(size)."""
-    r = self.readout(name, h, h)
+  def readout(self, name: str) -> jax.Array:
+    """R(name; ., .), [rows, columns]; where each side comes from is said in `_HEADS`."""
+    return self._readouts[name]
+
+  def symmetric(self, name: str) -> jax.Array:
+    """symm(R) = (R + R^T)/sqrt(2), zero diagonal, over sqrt(size)."""
+    r = self.readout(name)
     size = r.shape[0]
     r = (r + r.T) / jnp.sqrt(2.0)
     return r * (1 - jnp.eye(size, dtype=r.dtype)) / jnp.sqrt(jnp.float32(size))
 
-  def semidefinite(self, name: str, h: jax.Array) -> jax.Array:
-    """R(name; h, h)/sqrt(size) with the top readout on both sides; diagonal kept."""
-    t = linear(self.theta, f"{self.direction}{name}_top/linear", h)
-    return self._outer(t, t) / jnp.sqrt(jnp.float32(h.shape[1]))
+  def semidefinite(self, name: str) -> jax.Array:
+    """R/sqrt(size) with the top readout on both sides; diagonal kept."""
+    r = self.readout(name)
+    return r / jnp.sqrt(jnp.float32(r.shape[0]))
+
+
+# (readout, side, the h it reads): columns of R come from "top", rows from "bottom".
+_HEADS = (
+  *((name, "top", "upper") for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")),
+  *((name, "bottom", "lower") for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")),
+  ("lin_upper_psd", "top", "upper"),
+  *((name, side, "upper") for name in ("lin_upper_symm", "sqr_upper_symm") for side in ("top", "bottom")),
+  *((name, side, "lower") for name in ("lin_lower_symm", "sqr_lower_symm") for side in ("top", "bottom")),
+)
 
 
 def decorrelation(c: Connection) -> jax.Array:
@@ -106,16 +129,16 @@ def hebbian(c: Connection) -> jax.Array:
 
 # Sorted by key: the order of the mixing coefficients.
 TERMS: dict[str, Callable[[Connection], jax.Array]] = {
-  "0_order": lambda c: c.across("weight_readout_0"),
-  "1_order": lambda c: c.w * c.across("weight_readout_1"),
+  "0_order": lambda c: c.readout("weight_readout_0"),
+  "1_order": lambda c: c.w * c.readout("weight_readout_1"),
   "decorr_x": decorrelation,
   "hebb": hebbian,
   "large_decay": lambda c: jnp.square(c.w) * jnp.sign(c.w),
-  "lin_lower_symm": lambda c: c.symmetric("lin_lower_symm", c.h_lower) @ c.w,
-  "lin_upper_psd": lambda c: c.w @ c.semidefinite("lin_upper_psd", c.h_upper),
-  "lin_upper_symm": lambda c: c.w @ c.symmetric("lin_upper_symm", c.h_upper),
-  "rbf": lambda c: jnp.exp(-jnp.square(c.w)) * c.across("weight_readout_rbf"),
-  "sqr_lower_symm": lambda c: jnp.sign(c.w) * (c.symmetric("sqr_lower_symm", c.h_lower) @ c.q),
-  "sqr_upper_symm": lambda c: jnp.sign(c.w) * (c.q @ c.symmetric("sqr_upper_symm", c.h_upper)),
+  "lin_lower_symm": lambda c: c.symmetric("lin_lower_symm") @ c.w,
+  "lin_upper_psd": lambda c: c.w @ c.semidefinite("lin_upper_psd"),
+  "lin_upper_symm": lambda c: c.w @ c.symmetric("lin_upper_symm"),
+  "rbf": lambda c: jnp.exp(-jnp.square(c.w)) * c.readout("weight_readout_rbf"),
+  "sqr_lower_symm": lambda c: jnp.sign(c.w) * (c.symmetric("sqr_lower_symm") @ c.q),
+  "sqr_upper_symm": lambda c: jnp.sign(c.w) * (c.q @ c.symmetric("sqr_upper_symm")),
   "w_base": lambda c: c.w,
 }

@@ -19,24 +19,21 @@ from unsup_rule.rule.terms import TERMS, Connection
 NORMALISE_EPSILON = 1.0
 
 
-def column_normalised(a_MxN: jax.Array) -> jax.Array:
-  """4.5 norm(a) = a / sqrt(1 + mean over rows of a^2), per column."""
-  return a_MxN * jax.lax.rsqrt(
-    NORMALISE_EPSILON + jnp.mean(jnp.square(a_MxN), axis=0, keepdims=True)
-  )
+def column_normalised(a: jax.Array) -> jax.Array:
+  """4.5 norm(a) = a / sqrt(1 + mean over rows of a^2), per column: [..., M, N]."""
+  return a * jax.lax.rsqrt(NORMALISE_EPSILON + jnp.mean(jnp.square(a), axis=-2, keepdims=True))
 
 
 def weight_change(connection: Connection) -> jax.Array:
   """4.5: the twelve terms merged into the change of one matrix [M, N]."""
   coefficients = connection.theta[f"{connection.direction}_weight_readout_coeffs"]
   w = connection.w
-  g = jnp.zeros_like(w)
-  for i, (key, term) in enumerate(TERMS.items()):
-    before = term(connection)
-    after = column_normalised(before)
-    record(f"terms_before/{connection.direction}/{key}", lambda before=before: before)
-    record(f"terms_after/{connection.direction}/{key}", lambda after=after: after)
-    g = g + coefficients["w"][i, 0] * after
+  before_TxMxN = jnp.stack([term(connection) for term in TERMS.values()])
+  after_TxMxN = column_normalised(before_TxMxN)
+  for i, key in enumerate(TERMS):
+    record(f"terms_before/{connection.direction}/{key}", lambda i=i: before_TxMxN[i])
+    record(f"terms_after/{connection.direction}/{key}", lambda i=i: after_TxMxN[i])
+  g = jnp.tensordot(coefficients["w"][:, 0], after_TxMxN, axes=1)
   g = (g + coefficients["b"][0]) / len(TERMS)
   g = g - w * jax.nn.relu(jnp.mean(g * w))
   g = column_normalised(g / jnp.sqrt(jnp.float32(len(TERMS))))
