@@ -40,7 +40,7 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Bank]
   path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.bank"
   try:
     return _read(path)
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     pass
   except (OSError, ValueError) as error:
     warnings.warn(f"rebuilding the cache file {path}, which cannot be read: {error}", stacklevel=2)
@@ -77,7 +77,7 @@ def _write(path: pathlib.Path, bank: Bank) -> None:
   position = len(_MAGIC) + _DIGEST_SIZE + sum(map(len, blocks))
   for array in arrays.values():
     padding = -position % _ALIGNMENT
-    blocks += [bytes(padding), memoryview(np.ascontiguousarray(array)).cast("B")]
+    blocks += [bytes(padding), np.ascontiguousarray(array).data.cast("B")]
     position += padding + array.nbytes
   digest = hashlib.sha256()
   for block in blocks:
@@ -98,7 +98,7 @@ def _read(path: pathlib.Path) -> Bank:
   start = len(_MAGIC) + _DIGEST_SIZE
   if content[: len(_MAGIC)].tobytes() != _MAGIC:
     raise ValueError("it is not a bank of this version")
-  if hashlib.sha256(content[start:]).digest() != content[len(_MAGIC) : start].tobytes():
+  if hashlib.sha256(content[start:].data).digest() != content[len(_MAGIC) : start].tobytes():
     raise ValueError("its checksum is wrong")
   header_end = start + 8 + int.from_bytes(content[start : start + 8].tobytes(), "little")
   header = json.loads(content[start + 8 : header_end].tobytes())

@@ -8,6 +8,7 @@ import importlib.util
 import pathlib
 import re
 import string
+from typing import Any
 
 import matplotlib
 from fontTools import agl
@@ -102,14 +103,7 @@ def _read_faces(path: pathlib.Path) -> list[Face]:
       names = font["name"]
       family_name = names.getDebugName(16) or names.getDebugName(1) or path.stem
       style = f"{family_name} {names.getDebugName(17) or names.getDebugName(2) or ''}".strip()
-      variable = (
-        [
-          (axis.axisTag, axis.minValue, axis.defaultValue, axis.maxValue)
-          for axis in font["fvar"].axes
-        ]
-        if "fvar" in font
-        else []
-      )
+      axes: Any = font["fvar"].axes if "fvar" in font else ()
   except (OSError, TTLibError, KeyError, AssertionError):
     return []
   for character in _ALPHANUMERIC:
@@ -119,21 +113,20 @@ def _read_faces(path: pathlib.Path) -> list[Face]:
       return []
   characters = frozenset(map(chr, glyph_names))
   key = _family_key(family_name)
-  if not variable:
-    return [Face(path, key, style, (), characters)]
-  weights = next(
-    ({min(max(w, low), high) for w in _WEIGHTS} for tag, low, _, high in variable if tag == "wght"),
-    {None},
-  )
+  instances: list[tuple[dict[str, float], str]] = [({}, style)]
+  for axis in axes:
+    if axis.axisTag == "wght":
+      weights = sorted({min(max(weight, axis.minValue), axis.maxValue) for weight in _WEIGHTS})
+      instances = [({"wght": weight}, f"{style} {weight:g}") for weight in weights]
   return [
     Face(
       path,
       key,
-      style if weight is None else f"{style} {weight:g}",
-      tuple(weight if tag == "wght" else default for tag, _, default, _ in variable),
+      name,
+      tuple(float(settings.get(axis.axisTag, axis.defaultValue)) for axis in axes),
       characters,
     )
-    for weight in sorted(weights)
+    for settings, name in instances
   ]
 
 

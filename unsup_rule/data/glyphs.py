@@ -113,7 +113,7 @@ class GlyphSource:
     if not images:
       raise UnsupRuleError(
         f"no installed typeface for data set {self.name!r}, split {self.split!r}: "
-        "install some of the fontpkg-* packages, e.g. `pip install fontpkg-roboto`"
+        "install more of them, e.g. `pip install fontpkg-lato fontpkg-lora fontpkg-roboto`"
       )
     return Bank.build(
       self.name,
@@ -159,16 +159,14 @@ def _is_usable(drawn: list[Image.Image], characters: str) -> bool:
     return False
   pairs = [(characters.find(c), characters.find(c.upper())) for c in _TWO_SHAPES]
   differences = [
-    _place(drawn[i], max(drawn[i].size), 16).astype(float)
-    - _place(drawn[j], max(drawn[j].size), 16)
-    for i, j in pairs
-    if min(i, j) >= 0
+    np.sqrt(((_shape(drawn[i]) - _shape(drawn[j])) ** 2).mean()) for i, j in pairs if min(i, j) >= 0
   ]
-  return (
-    not differences
-    or float(np.median([np.sqrt((difference**2).mean()) for difference in differences]))
-    >= _LEAST_CASE_DIFFERENCE
-  )
+  return not differences or bool(np.median(differences) >= _LEAST_CASE_DIFFERENCE)
+
+
+def _shape(glyph: Image.Image) -> np.ndarray:
+  """The glyph at 16x16, whatever its size in the face."""
+  return _place(glyph, max(glyph.size), 16).astype(float)
 
 
 def _downsample_face(

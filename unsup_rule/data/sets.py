@@ -92,27 +92,24 @@ def _halves(name: str, split: str, labels: np.ndarray) -> np.ndarray:
   """Rows of a split: of each class, every second example, starting with the first for "train"."""
   if split not in ("train", "test"):
     raise UnsupRuleError(f"data set {name!r} has no split {split!r}: choose train or test")
-  rows = [
-    np.flatnonzero(labels == c)[("train", "test").index(split) :: 2] for c in np.unique(labels)
-  ]
+  first = ("train", "test").index(split)
+  rows = [np.flatnonzero(labels == c)[first::2] for c in np.unique(labels)]
   return np.sort(np.concatenate(rows))
 
 
 def _digits(split: str) -> Bank:
   from sklearn.datasets import load_digits  # Takes seconds to import.
 
-  digits = load_digits()
-  rows = _halves("digits", split, digits.target)
-  images = np.rint(digits.images[rows, :, :, None] * (255 / 16)).astype(np.uint8)
-  return Bank.build(
-    "digits", split, images, digits.target[rows], [str(c) for c in range(10)], 1 / 255
-  )
+  values, labels = map(np.asarray, load_digits(return_X_y=True))
+  rows = _halves("digits", split, labels)
+  images = np.rint(values[rows].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+  return Bank.build("digits", split, images, labels[rows], [str(c) for c in range(10)], 1 / 255)
 
 
 def _two_moons(split: str) -> Bank:
   from sklearn.datasets import make_moons
 
-  points, labels = make_moons(_POINTS, noise=_NOISE, random_state=0)
+  points, labels = map(np.asarray, make_moons(_POINTS, noise=_NOISE, random_state=0))
   rows = _halves("two_moons", split, labels)
   return Bank.build(
     "two_moons", split, points[rows].astype(np.float32), labels[rows], ["upper", "lower"], 1.0

@@ -135,16 +135,17 @@ def _impatient() -> Iterator[None]:
   from requests.adapters import HTTPAdapter
   from tensorflow_datasets.core.download import downloader
 
-  retries, send = downloader.MAX_RETRIES, HTTPAdapter.send
+  adapter: Any = HTTPAdapter
+  retries, send = downloader.MAX_RETRIES, adapter.send
 
   def send_with_timeout(self, request, stream=False, timeout=None, **kwargs):
     return send(self, request, stream=stream, timeout=timeout or _TIMEOUT_S, **kwargs)
 
-  downloader.MAX_RETRIES, HTTPAdapter.send = 1, send_with_timeout
+  downloader.MAX_RETRIES, adapter.send = 1, send_with_timeout
   try:
     yield
   finally:
-    downloader.MAX_RETRIES, HTTPAdapter.send = retries, send
+    downloader.MAX_RETRIES, adapter.send = retries, send
 
 
 def _keys(name: str, builder: Any) -> tuple[str, str]:
