@@ -126,7 +126,7 @@ def test_a_silent_host_is_given_up(monkeypatch):
       with pytest.raises(requests.exceptions.ReadTimeout):
         session.get(url)
     assert time.monotonic() - start < 10
-  assert downloader.MAX_RETRIES == retries
+  assert retries == downloader.MAX_RETRIES
 
 
 def test_words_are_lower_case_without_tags_and_punctuation():

@@ -103,7 +103,7 @@ def _read_faces(path: pathlib.Path) -> list[Face]:
       names = font["name"]
       family_name = names.getDebugName(16) or names.getDebugName(1) or path.stem
       style = f"{family_name} {names.getDebugName(17) or names.getDebugName(2) or ''}".strip()
-      axes: Any = font["fvar"].axes if "fvar" in font else ()
+      axes = _axes(font)
   except (OSError, TTLibError, KeyError, AssertionError):
     return []
   for character in _ALPHANUMERIC:
@@ -123,11 +123,16 @@ def _read_faces(path: pathlib.Path) -> list[Face]:
       path,
       key,
       name,
-      tuple(float(settings.get(axis.axisTag, axis.defaultValue)) for axis in axes),
+      tuple(settings.get(axis.axisTag, axis.defaultValue) for axis in axes),
       characters,
     )
     for settings, name in instances
   ]
+
+
+def _axes(font: TTFont) -> list[Any]:
+  """The axes of a variable font, none for a static one."""
+  return list(font["fvar"].axes) if "fvar" in font else []
 
 
 def _family_key(family_name: str) -> str:
