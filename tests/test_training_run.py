@@ -214,3 +214,16 @@ def test_initial_theta_from_a_file_is_checked(tmp_path):
   checkpoint.save_params(tmp_path, wrong, 0)
   with pytest.raises(UnsupRuleError, match=r"does not fit: leaf .* is float32\[2\], expected"):
     started()
+
+
+def test_no_weak_types_that_a_checkpoint_would_lose(monkeypatch):
+  """A resumed run would compile its programs a second time, for arrays without them."""
+  weak = {"age": jnp.asarray(0, jnp.int32), "noise": jnp.asarray(1.0)[None]}
+  assert weak["noise"].weak_type
+  estimator = meta_problems.FakeEstimator(bad_calls=(2,))
+  monkeypatch.setattr(estimator, "init_worker_state", lambda weights, key: weak)
+  run = _fake_run([estimator])
+  for _ in range(3):
+    leaves = jax.tree_util.tree_leaves((run.learner_state, run.slots[0].unroll_state))
+    assert not any(leaf.weak_type for leaf in leaves)
+    run.advance()

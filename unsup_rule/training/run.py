@@ -141,7 +141,7 @@ class MetaTrainingRun:
       Slot(
         Origin(key, self._num_estimators, index),
         estimator,
-        estimator.init_worker_state(weights, jax.random.fold_in(key, index)),
+        self._new_problems(estimator, weights, jax.random.fold_in(key, index)),
       )
       for index, estimator in enumerate(estimators)
     ]
@@ -167,8 +167,8 @@ class MetaTrainingRun:
     for index, (slot, estimate) in enumerate(zip(self.slots, estimates, strict=True)):
       if estimate is None:
         # These inner problems may stay bad for ever, so they are not gone on with.
-        slot.unroll_state = slot.estimator.init_worker_state(
-          weights, jax.random.fold_in(reset_key, index)
+        slot.unroll_state = self._new_problems(
+          slot.estimator, weights, jax.random.fold_in(reset_key, index)
         )
       else:
         slot.unroll_state = estimate.unroll_state
@@ -252,7 +252,10 @@ class MetaTrainingRun:
     if path:
       # The library takes what it finds there without a look at shapes; this one checks.
       checkpoint.load_theta(path, self._lopt.init(key))
-    return self._learner.init(key)
+    return trees.strong(self._learner.init(key))
+
+  def _new_problems(self, estimator: Any, weights: Any, key: jax.Array) -> Any:
+    return trees.strong(estimator.init_worker_state(weights, key))
 
   def _estimate(self, slot: Slot, weights: Any, key: jax.Array) -> _Estimate | None:
     """Runs one estimator; None where its loss or gradient is not finite."""
@@ -260,7 +263,7 @@ class MetaTrainingRun:
       weights, key, slot.unroll_state, with_summary=False
     )
     gradient = jax.tree_util.tree_map(np.asarray, output.grad)
-    estimate = _Estimate(float(output.mean_loss), gradient, output.unroll_state)
+    estimate = _Estimate(float(output.mean_loss), gradient, trees.strong(output.unroll_state))
     return estimate if trees.all_finite((estimate.loss, gradient)) else None
 
   def _update(self, weights: Any, gradient: Any, loss: float, key: jax.Array) -> bool:
@@ -288,6 +291,6 @@ class MetaTrainingRun:
       self.slots[index] = Slot(
         Origin(sample_key, 1, 0),
         estimator,
-        estimator.init_worker_state(weights, state_key),
+        self._new_problems(estimator, weights, state_key),
         self.slots[index].bad_in_a_row,
       )

@@ -52,6 +52,15 @@ def from_leaves(leaves: Mapping[str, np.ndarray], like: Any, what: str) -> Any:
   return jax.tree_util.tree_unflatten(structure, [jnp.asarray(leaves[name]) for name in wanted])
 
 
+def strong(tree: Any) -> Any:
+  """Returns `tree` without jax's weak types.
+
+  A checkpoint cannot keep them, and the same program is compiled once for each kind: without this
+  a resumed run compiles twice.
+  """
+  return jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf, _typed(leaf).dtype), tree)
+
+
 def all_finite(tree: Any) -> bool:
   """Tells whether every floating-point leaf is finite throughout."""
   return all(
