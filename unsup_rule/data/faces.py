@@ -8,7 +8,6 @@ import importlib.util
 import pathlib
 import re
 import string
-from typing import Any
 
 import matplotlib
 from fontTools import agl
@@ -103,7 +102,7 @@ def _read_faces(path: pathlib.Path) -> list[Face]:
       names = font["name"]
       family_name = names.getDebugName(16) or names.getDebugName(1) or path.stem
       style = f"{family_name} {names.getDebugName(17) or names.getDebugName(2) or ''}".strip()
-      axes = _axes(font)
+      axes = list(font["fvar"].axes) if "fvar" in font else []
   except (OSError, TTLibError, KeyError, AssertionError):
     return []
   for character in _ALPHANUMERIC:
@@ -123,16 +122,11 @@ def _read_faces(path: pathlib.Path) -> list[Face]:
       path,
       key,
       name,
-      tuple(settings.get(axis.axisTag, axis.defaultValue) for axis in axes),
+      tuple(settings.get(a.axisTag) or a.defaultValue for a in axes),
       characters,
     )
     for settings, name in instances
   ]
-
-
-def _axes(font: TTFont) -> list[Any]:
-  """The axes of a variable font, none for a static one."""
-  return list(font["fvar"].axes) if "fvar" in font else []
 
 
 def _family_key(family_name: str) -> str:
