@@ -23,7 +23,9 @@ def imported(golden, tmp_path_factory):
 
 def test_imports_every_parameter(golden, imported):
   trace = read_arrays(golden / "default.npz")
-  expected = theta_from_tf({k.removeprefix("theta/"): v for k, v in trace.items() if k.startswith("theta/")})
+  expected = theta_from_tf(
+    {k.removeprefix("theta/"): v for k, v in trace.items() if k.startswith("theta/")}
+  )
   theta = load_theta(imported, expected)
   assert sum(leaf.size for leaves in theta.values() for leaf in leaves.values()) == 114_670
   for module, leaves in expected.items():

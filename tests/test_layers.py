@@ -33,9 +33,7 @@ def test_convolve_by_hand(strict):
 
 
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
-@pytest.mark.parametrize(
-  ("width", "c_in", "c_out"), [(3, 4, 4), (5, 1, 8), (3, 2, 8), (3, 8, 2)]
-)
+@pytest.mark.parametrize(("width", "c_in", "c_out"), [(3, 4, 4), (5, 1, 8), (3, 2, 8), (3, 8, 2)])
 def test_convolve_against_numpy(axis, width, c_in, c_out, strict):
   x, w = arrays(0, (6, 5, c_in), (width, c_in, c_out))
   np.testing.assert_allclose(
@@ -65,9 +63,7 @@ def plain_block(x, w, beta, axis):
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
 @pytest.mark.parametrize(("width", "c_in", "c_out"), [(3, 4, 4), (5, 1, 8)])
 def test_block_gradient_equals_automatic_one(axis, width, c_in, c_out, strict):
-  x, w, beta, weights = arrays(
-    2, (6, 5, c_in), (width, c_in, c_out), (1, 1, c_out), (6, 5, c_out)
-  )
+  x, w, beta, weights = arrays(2, (6, 5, c_in), (width, c_in, c_out), (1, 1, c_out), (6, 5, c_out))
 
   def gradients(block):
     return jax.grad(lambda *a: jnp.sum(weights * block(*a, axis)), argnums=(0, 1, 2))(x, w, beta)

@@ -21,7 +21,9 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
   temporary = None
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    descriptor, temporary = tempfile.mkstemp(
+      prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+    )
     with os.fdopen(descriptor, "wb") as stream:
       yield stream
       stream.flush()
@@ -33,8 +35,9 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
     temporary = None
     _sync_folder(target.parent)
   except OSError as error:
-    raise UnsupRuleError(f"cannot write {target}: {error.strerror or error}; free space or choose "
-                         "another folder") from error
+    raise UnsupRuleError(
+      f"cannot write {target}: {error.strerror or error}; free space or choose another folder"
+    ) from error
   finally:
     if temporary is not None:
       with contextlib.suppress(OSError):

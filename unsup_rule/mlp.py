@@ -140,7 +140,9 @@ class MLP:
       x_BxN, activations[name] = scan_or_call(layer, x_BxN, weights, run.count)
     return activations
 
-  def features(self, params: Params, x_BxN: jax.Array, mask_B: jax.Array | None = None) -> jax.Array:
+  def features(
+    self, params: Params, x_BxN: jax.Array, mask_B: jax.Array | None = None
+  ) -> jax.Array:
     """The embedding x_L [B, n_L] of a batch, under the batch's own statistics."""
     return embedding(self, self.apply(params, x_BxN, mask_B))
 

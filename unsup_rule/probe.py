@@ -81,7 +81,11 @@ class RidgeProbe:
       ways: number of classes that occur if that is fewer (it may be traced); the other columns are
         0 and do not take part.
     """
-    real = jnp.ones((1, n_ways)) if ways is None else (jnp.arange(n_ways) < ways)[None, :].astype(jnp.float32)
+    real = (
+      jnp.ones((1, n_ways))
+      if ways is None
+      else (jnp.arange(n_ways) < ways)[None, :].astype(jnp.float32)
+    )
     y = jax.nn.one_hot(targets.labels, n_ways, dtype=jnp.float32)
     if not self.zero_one_labels:
       y = (2 * y - 1) * real
@@ -152,7 +156,9 @@ def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> ja
   """(A^T A + diag(r, .., r, 0))^-1 A^T y; the last column of A is the bias, not penalised."""
   n = a_KxF.shape[1]
   penalty = ridge_factor * jnp.ones((n,), a_KxF.dtype).at[-1].set(0)
-  return jax.scipy.linalg.solve(a_KxF.T @ a_KxF + jnp.diag(penalty), a_KxF.T @ y_KxY, assume_a="pos")
+  return jax.scipy.linalg.solve(
+    a_KxF.T @ a_KxF + jnp.diag(penalty), a_KxF.T @ y_KxY, assume_a="pos"
+  )
 
 
 def unit_length(p_KxY: jax.Array) -> jax.Array:

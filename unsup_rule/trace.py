@@ -144,7 +144,9 @@ def read_case(trace: Arrays, theta: Theta | None = None) -> Case:
   return Case(mlp, phi, theta, float(meta.get("lr", 1e-4)), batches)
 
 
-def recompute_update(trace: Arrays, theta: Theta | None = None, jit: bool = True) -> dict[str, np.ndarray]:
+def recompute_update(
+  trace: Arrays, theta: Theta | None = None, jit: bool = True
+) -> dict[str, np.ndarray]:
   """Our value for every array of an update trace that is an output.
 
   Args:
@@ -163,17 +165,23 @@ def recompute_update(trace: Arrays, theta: Theta | None = None, jit: bool = True
   activations, tape = wrap(recorded)(case.theta, case.phi, case.batches[0])
   out = {}
   layers = case.mlp.layers({k: v for k, v in activations.items() if k.startswith("layers_")})
-  values = {"base/x0": activations["x0"], "top_delta/d": tape[f"l{case.mlp.n_layers}/d_in"]}
+  top = tape[f"l{case.mlp.n_layers}/d_in"]
+  values = {"base/x0": activations["x0"], "top_delta/d": top.transpose(1, 2, 0)}
   for m, layer in enumerate(layers):
     values[f"base/x{m + 1}"], values[f"base/z{m}"] = layer["x"], layer["z"]
   for key in trace:
     name = _tape_name(key)
     if name is not None and name in tape:
       value = tape[name]
-      in_unit_layout = key.startswith("trace/") and "ConcatUnitConv" not in key
-      values[key] = value.swapaxes(0, 1) if in_unit_layout else value
+      values[key] = value.transpose(_axes(key)) if value.ndim == 3 else value
   out = {key: np.asarray(value) for key, value in values.items() if key in trace}
   return out | _trajectories(trace, case, wrap)
+
+
+def _axes(key: str) -> tuple[int, int, int]:
+  """From our [channels, batch, units] to the layout of the authors' program."""
+  batch_first = not key.startswith("trace/") or "ConcatUnitConv" in key
+  return (1, 2, 0) if batch_first else (2, 1, 0)
 
 
 def _tape_name(key: str) -> str | None:

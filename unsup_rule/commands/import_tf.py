@@ -31,7 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
   files.write_text(arguments.out / "config.gin", gin_config(sizes))
   save_params(arguments.out, theta, step=0)
   count = sum(leaf.size for leaf in jax.tree.leaves(theta))
-  print(f"{count:,} parameters of the rule, embedding of {sizes.output_size} units -> {arguments.out}")
+  print(
+    f"{count:,} parameters of the rule, embedding of {sizes.output_size} units -> {arguments.out}"
+  )
   return 0
 
 
@@ -53,7 +55,9 @@ def read_checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in names}
   except (tf.errors.OpError, ValueError, RuntimeError) as error:
     reason = str(error).splitlines()[0][:200]
-    raise UnsupRuleError(f"{prefix} cannot be read ({reason}); copy the checkpoint again") from error
+    raise UnsupRuleError(
+      f"{prefix} cannot be read ({reason}); copy the checkpoint again"
+    ) from error
 
 
 def check(theta: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> Sizes:
@@ -79,4 +83,6 @@ def check(theta: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> Sizes:
 def gin_config(sizes: Sizes) -> str:
   """A config.gin that names the rule with these sizes."""
   lines = [f"UnsupervisedRule.{key} = {value}" for key, value in dataclasses.asdict(sizes).items()]
-  return "\n".join(["import unsup_rule.rule.learned_optimizer", *lines, "run_train.lopt = @UnsupervisedRule()", ""])
+  return "\n".join(
+    ["import unsup_rule.rule.learned_optimizer", *lines, "run_train.lopt = @UnsupervisedRule()", ""]
+  )

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import flax
 import gin
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
@@ -17,7 +17,7 @@ from learned_optimization.learned_optimizers import base as lopt_base  # isort: 
 from learned_optimization.optimizers import base as opt_base  # isort: skip
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class RuleState:
   """State of the inner training: phi = {W, b, V}; the rule itself remembers nothing.
 
@@ -46,6 +46,9 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     num_grad_channels: channels of each low-rank readout.
     identical_updates: whether V_l receives the change of W_l.
     learning_rate: lr of the inner step, new = (1 - lr) old - lr change.
+    remat: "step" keeps only the inner states of a truncation and computes each step again on the
+      way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
+      "none" keeps every intermediate value.
   """
 
   def __init__(
@@ -59,7 +62,10 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     num_grad_channels: int = 4,
     identical_updates: bool = True,
     learning_rate: float = 1e-4,
+    remat: str = "step",
   ):
+    if remat not in ("step", "none"):
+      raise UnsupRuleError(f"UnsupervisedRule.remat is {remat!r}; choose 'step' or 'none'")
     self.sizes = Sizes(
       output_size=output_size,
       top_delta_size=top_delta_size,
@@ -71,6 +77,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       identical_updates=identical_updates,
     )
     self.learning_rate = learning_rate
+    self.remat = remat
 
   @property
   def name(self) -> str:
@@ -82,16 +89,17 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
 
   def opt_fn(self, theta: Theta, is_training: bool = False) -> opt_base.Optimizer:
     """The rule under one theta, as an Optimizer for the {W, b, V} of an MLP."""
-    return RuleOptimizer(self.sizes, theta, self.learning_rate)
+    return RuleOptimizer(self.sizes, theta, self.learning_rate, self.remat)
 
 
 class RuleOptimizer(opt_base.Optimizer):
   """phi_{t+1} = UnsupervisedUpdate(phi_t, x_t; theta), eq. 1 of the paper."""
 
-  def __init__(self, sizes: Sizes, theta: Theta, learning_rate: float):
+  def __init__(self, sizes: Sizes, theta: Theta, learning_rate: float, remat: str = "none"):
     self.sizes = sizes
     self.theta = theta
     self.learning_rate = learning_rate
+    self.remat = remat
 
   def init(self, params, model_state=None, num_steps=None, key=None) -> RuleState:
     """The state before the first step; raises if the embedding does not fit theta."""
@@ -99,7 +107,13 @@ class RuleOptimizer(opt_base.Optimizer):
     return RuleState(params=params, state=None, iteration=jnp.asarray(0, jnp.int32))
 
   def update(
-    self, opt_state: RuleState, grad=None, loss=None, model_state: Activations | None = None, key=None, **kwargs
+    self,
+    opt_state: RuleState,
+    grad=None,
+    loss=None,
+    model_state: Activations | None = None,
+    key=None,
+    **kwargs,
   ) -> RuleState:
     """One step from the activations of a batch (`MLP.apply`) under the present parameters.
 
@@ -117,7 +131,13 @@ class RuleOptimizer(opt_base.Optimizer):
         "the rule found no activations in model_state; train an MLPTask, or pass MLP.apply(params, x)"
       )
     lr = self.learning_rate
-    change = changes(self.theta, self.sizes, mlp_of(opt_state.params), opt_state.params, model_state)
+    mlp = mlp_of(opt_state.params)
+    compute = lambda theta, params, activations: changes(
+      theta, self.sizes, mlp, params, activations
+    )
+    if self.remat == "step":
+      compute = jax.checkpoint(compute, prevent_cse=False)
+    change = compute(self.theta, opt_state.params, model_state)
     params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
     return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
 

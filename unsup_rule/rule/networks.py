@@ -1,6 +1,7 @@
 """The two convolutional networks of the rule and the delta signal (SPEC: sections 4.1 to 4.3).
 
-Shape legend: B examples, M units below, N units of this layer, C channels, D delta channels.
+Shape legend: B examples, M units below, N units of this layer, C channels, D delta channels; channels
+come first.
 """
 
 import jax
@@ -12,27 +13,28 @@ from unsup_rule.rule.tape import record, scope
 
 
 def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:
-  """4.1: the embedding x_L [B, n_L] to the delta d_L [B, n_L, D] that starts the way down.
+  """4.1: the embedding x_L [B, n_L] to the delta d_L [D, B, n_L] that starts the way down.
 
   Convolutions run over the batch; the second and third mix units, which ties theta to n_L.
   """
   name = "compute_top_delta/{}".format
   with scope("top"):
-    a = conv_bn_relu(theta, name("conv_1d"), name("batch_norm"), x_BxN[:, :, None], BATCH, mask_B)
-    a = a.swapaxes(1, 2)  # [B, C_t, N]: units become channels
+    a = conv_bn_relu(theta, name("conv_1d"), name("batch_norm"), x_BxN[None], BATCH, mask_B)
+    a = a.transpose(2, 1, 0)  # [N, B, C_t]: units become channels
     for i in (1, 2):
       a = conv_bn_relu(theta, name(f"conv_1d_{i}"), name(f"batch_norm_{i}"), a, BATCH, mask_B)
-    a = a.swapaxes(1, 2)
+    a = a.transpose(2, 1, 0)
     for i in range(3, 3 + sizes.top_delta_layers):
       a = conv_bn_relu(theta, name(f"conv_1d_{i}"), name(f"batch_norm_{i}"), a, BATCH, mask_B)
     last = name(f"conv_1d_{3 + sizes.top_delta_layers}")
-    d = convolve(masked(a, mask_B), theta[last]["w"], BATCH) + theta[last]["b"][None, None, :]
-    record(last, lambda: d)
-  return d
+    d_DxBxN = convolve(masked(a, mask_B), theta[last]["w"], BATCH)
+    d_DxBxN = d_DxBxN + theta[last]["b"][:, None, None]
+    record(last, lambda: d_DxBxN)
+  return d_DxBxN
 
 
 def weight_statistics(w: jax.Array, axis: int) -> jax.Array:
-  """4.2 (b): mean|w|, rms, mean and standard deviation over `axis`, stacked last: [..., N, 4]."""
+  """4.2 (b): mean|w|, rms, mean and standard deviation over `axis`, stacked: [..., 4, N]."""
   mean = jnp.mean(w, axis=axis, keepdims=True)
   statistics = (
     jnp.mean(jnp.abs(w), axis=axis),
@@ -40,20 +42,19 @@ def weight_statistics(w: jax.Array, axis: int) -> jax.Array:
     jnp.squeeze(mean, axis),
     jnp.sqrt(jnp.mean(jnp.square(w - mean), axis=axis) + 1e-8),
   )
-  return jnp.stack(statistics, axis=-1)
+  return jnp.stack(statistics, axis=-2)
 
 
 def features(
-  x_BxN: jax.Array, z_BxN: jax.Array, d_BxNxD: jax.Array, theta: Theta, mask_B: jax.Array | None
+  x_BxN: jax.Array, z_BxN: jax.Array, d_DxBxN: jax.Array, theta: Theta, mask_B: jax.Array | None
 ) -> jax.Array:
-  """4.2 (a): normalised [x, z, sin t, cos t, d], t running once round twice over the units."""
-  n = x_BxN.shape[1]
-  t_N = jnp.linspace(0.0, 4 * jnp.pi, n, dtype=x_BxN.dtype)
-  waves_BxNx2 = jnp.broadcast_to(
-    jnp.stack([jnp.sin(t_N), jnp.cos(t_N)], axis=-1)[None], (*x_BxN.shape, 2)
+  """4.2 (a): normalised [x, z, sin t, cos t, d], t running twice round the circle over the units."""
+  t_N = jnp.linspace(0.0, 4 * jnp.pi, x_BxN.shape[1], dtype=x_BxN.dtype)
+  waves_2xBxN = jnp.broadcast_to(
+    jnp.stack([jnp.sin(t_N), jnp.cos(t_N)])[:, None], (2, *x_BxN.shape)
   )
-  parts = [x_BxN[:, :, None], z_BxN[:, :, None], waves_BxNx2, d_BxNxD]
-  normalised = batch_norm(jnp.concatenate(parts, axis=-1), theta["batch_norm"]["beta"], mask_B)
+  parts = jnp.concatenate([x_BxN[None], z_BxN[None], waves_2xBxN, d_DxBxN])
+  normalised = batch_norm(parts, theta["batch_norm"]["beta"], mask_B)
   record("batch_norm", lambda: normalised)
   return normalised
 
@@ -62,25 +63,24 @@ def layer_network(
   theta: Theta,
   sizes: Sizes,
   layer: dict[str, jax.Array],
-  d_BxNxD: jax.Array,
+  d_DxBxN: jax.Array,
   mask_B: jax.Array | None,
 ) -> jax.Array:
-  """4.2: what happens in and around each unit, to h [B, N, C]; one network for all layers.
+  """4.2: what happens in and around each unit, to h [C, B, N]; one network for all layers.
 
   Args:
     theta: parameters of the rule.
     sizes: its sizes.
     layer: "x" and "z" [B,N] (z = x for the input layer), "b" [N] (zeros for the input layer) and
-      "statistics" [N,8] of the raw weights below and above (`weight_statistics`).
-    d_BxNxD: the delta that arrives at the layer.
+      "statistics" [8,N] of the raw weights below and above (`weight_statistics`).
+    d_DxBxN: the delta that arrives at the layer.
     mask_B: 1 for examples that are there, or None.
   """
-  batch = d_BxNxD.shape[0]
-  s_Nx8 = layer["statistics"]
-  s_Nx8 = s_Nx8 * jax.lax.rsqrt(jnp.mean(jnp.square(s_Nx8)) + 1e-6)
-  constant_Nx9 = jnp.concatenate([s_Nx8, layer["b"][:, None]], axis=-1)
-  constant = jnp.broadcast_to(constant_Nx9[None], (batch, *constant_Nx9.shape))
-  a = jnp.concatenate([constant, features(layer["x"], layer["z"], d_BxNxD, theta, mask_B)], axis=-1)
+  s_8xN = layer["statistics"]
+  s_8xN = s_8xN * jax.lax.rsqrt(jnp.mean(jnp.square(s_8xN)) + 1e-6)
+  constant_9xN = jnp.concatenate([s_8xN, layer["b"][None]])
+  constant = jnp.broadcast_to(constant_9xN[:, None], (9, *layer["x"].shape))
+  a = jnp.concatenate([constant, features(layer["x"], layer["z"], d_DxBxN, theta, mask_B)])
   for i in range(1 + sizes.compute_h_layers):
     conv, norm = numbered("conv_1d", i), f"batch_norm_{1 + i}"
     a = conv_bn_relu(theta, conv, norm, a, BATCH, mask_B)
@@ -94,12 +94,15 @@ def unit_conv(theta: Theta, name: str, a: jax.Array, mask_B: jax.Array | None) -
   return a + conv_bn_relu(theta, f"{name}/conv_1d_1", f"{name}/batch_norm_1", u, UNITS, mask_B)
 
 
-def layer_delta(theta: Theta, d_BxNxD: jax.Array, z_BxN: jax.Array, h_BxNxC: jax.Array) -> jax.Array:
-  """4.3: delta_l = d_l * sigmoid(z_l) + (h_l P + p), [B, N, D]."""
-  return d_BxNxD * jax.nn.sigmoid(z_BxN)[:, :, None] + linear(theta, "linear", h_BxNxC)
+def layer_delta(
+  theta: Theta, d_DxBxN: jax.Array, z_BxN: jax.Array, h_CxBxN: jax.Array
+) -> jax.Array:
+  """4.3: delta_l = d_l * sigmoid(z_l) + (h_l P + p), [D, B, N]."""
+  return d_DxBxN * jax.nn.sigmoid(z_BxN)[None] + linear(theta, "linear", h_CxBxN)
 
 
-def back_project(delta_BxNxD: jax.Array, v_MxN: jax.Array) -> jax.Array:
-  """4.3: delta_l through the raw backward matrix V_l, normalised over its channels: [B, M, D]."""
-  e_BxMxD = jnp.einsum("bnd,mn->bmd", delta_BxNxD, v_MxN)
-  return e_BxMxD * jax.lax.rsqrt(jnp.mean(jnp.square(e_BxMxD), axis=-1, keepdims=True) + 1e-6)
+def back_project(delta_DxBxN: jax.Array, v_MxN: jax.Array) -> jax.Array:
+  """4.3: delta_l through the raw backward matrix V_l, normalised over its channels: [D, B, M]."""
+  d, batch, n = delta_DxBxN.shape
+  e_DxBxM = (delta_DxBxN.reshape(d * batch, n) @ v_MxN.T).reshape(d, batch, -1)
+  return e_DxBxM * jax.lax.rsqrt(jnp.mean(jnp.square(e_DxBxM), axis=0, keepdims=True) + 1e-6)

@@ -135,7 +135,11 @@ def sizes_of(theta: Theta) -> Sizes:
   """Reads the sizes back from the shapes of a theta; the inverse of `init_theta`."""
 
   def count(prefix: str) -> int:
-    return sum(name.rpartition("/")[2].startswith("conv_1d") for name in theta if name.rpartition("/")[0] == prefix)
+    return sum(
+      name.rpartition("/")[2].startswith("conv_1d")
+      for name in theta
+      if name.rpartition("/")[0] == prefix
+    )
 
   return Sizes(
     output_size=theta["compute_top_delta/conv_1d_1"]["w"].shape[-1],

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 import jax
 
 Tape = dict[str, jax.Array]
-_tape: contextvars.ContextVar[tuple[Tape, str] | None] = contextvars.ContextVar("tape", default=None)
+_tape: contextvars.ContextVar[tuple[Tape, str] | None] = contextvars.ContextVar(
+  "tape", default=None
+)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unsup_rule.mlp import batch_standardise
-from unsup_rule.rule.layers import masked
+from unsup_rule.rule.layers import channel_product, masked
 from unsup_rule.rule.sizes import Theta
 
 
@@ -24,7 +24,7 @@ class Connection:
     theta: parameters of the rule.
     direction: "forward" for W, "backward" for V: whose readouts are used.
     matrix: the raw matrix M [M, N] to be changed.
-    h_upper, h_lower: [B, N, C] and [B, M, C].
+    h_upper, h_lower: [C, B, N] and [C, B, M].
     x_upper, x_lower: post-activations [B, N] and [B, M].
     mask_B: 1 for examples that are there, or None.
   """
@@ -58,7 +58,8 @@ class Connection:
 
   def standardised(self, x: jax.Array) -> jax.Array:
     """(x - mean_B) / sqrt(var_B + 1e-6); zero where an example is missing."""
-    return masked(batch_standardise(x, self.mask_B, 1e-6), self.mask_B)
+    standard = batch_standardise(x, self.mask_B, 1e-6)
+    return standard if self.mask_B is None else standard * self.mask_B[:, None]
 
   @functools.cached_property
   def u(self) -> jax.Array:
@@ -74,19 +75,17 @@ class Connection:
     rows = {name: "top" if (name, "bottom") not in heads else "bottom" for name, _ in heads}
     return {name: self._outer(heads[name, side], heads[name, "top"]) for name, side in rows.items()}
 
-  def _project(self, heads: list[tuple[str, str]], h_BxIxC: jax.Array) -> dict:
-    """h A + a of several heads in one product: {head: [I, B G]}."""
+  def _project(self, heads: list[tuple[str, str]], h_CxBxI: jax.Array) -> dict:
+    """h A + a of several heads in one product: {head: [G B, I]}."""
     parameters = [self.theta[f"{self.direction}{name}_{side}/linear"] for name, side in heads]
     w = jnp.concatenate([p["w"] for p in parameters], axis=1)
     b = jnp.concatenate([p["b"] for p in parameters])
-    p = masked(h_BxIxC @ w + b[None, None, :], self.mask_B)
-    batch, n, _ = p.shape
-    p = p.reshape(batch, n, len(heads), -1).transpose(2, 1, 0, 3).reshape(len(heads), n, -1)
-    return dict(zip(heads, p, strict=True))
+    p = masked(channel_product(w, h_CxBxI) + b[:, None, None], self.mask_B)
+    return dict(zip(heads, p.reshape(len(heads), -1, p.shape[-1]), strict=True))
 
-  def _outer(self, s_IxBG: jax.Array, t_JxBG: jax.Array) -> jax.Array:
-    n_channels = s_IxBG.shape[1] // self.x_upper.shape[0]
-    return s_IxBG @ t_JxBG.T / (n_channels * self.batch)
+  def _outer(self, s_GBxI: jax.Array, t_GBxJ: jax.Array) -> jax.Array:
+    n_channels = s_GBxI.shape[0] // self.x_upper.shape[0]
+    return s_GBxI.T @ t_GBxJ / (n_channels * self.batch)
 
   def readout(self, name: str) -> jax.Array:
     """R(name; ., .), [rows, columns]; where each side comes from is said in `_HEADS`."""
@@ -107,11 +106,25 @@ class Connection:
 
 # (readout, side, the h it reads): columns of R come from "top", rows from "bottom".
 _HEADS = (
-  *((name, "top", "upper") for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")),
-  *((name, "bottom", "lower") for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")),
+  *(
+    (name, "top", "upper")
+    for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")
+  ),
+  *(
+    (name, "bottom", "lower")
+    for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")
+  ),
   ("lin_upper_psd", "top", "upper"),
-  *((name, side, "upper") for name in ("lin_upper_symm", "sqr_upper_symm") for side in ("top", "bottom")),
-  *((name, side, "lower") for name in ("lin_lower_symm", "sqr_lower_symm") for side in ("top", "bottom")),
+  *(
+    (name, side, "upper")
+    for name in ("lin_upper_symm", "sqr_upper_symm")
+    for side in ("top", "bottom")
+  ),
+  *(
+    (name, side, "lower")
+    for name in ("lin_lower_symm", "sqr_lower_symm")
+    for side in ("top", "bottom")
+  ),
 )
 
 

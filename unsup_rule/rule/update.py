@@ -40,25 +40,25 @@ def weight_change(connection: Connection) -> jax.Array:
   return g - w / 7
 
 
-def bias_change(theta: Theta, h_BxNxC: jax.Array, mask_B: jax.Array | None) -> jax.Array:
+def bias_change(theta: Theta, h_CxBxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:
   """4.6: the change of a layer's biases [N]."""
-  c_N = batch_mean(linear(theta, "bias_readout", h_BxNxC)[:, :, 0], mask_B)[0]
+  c_N = batch_mean(linear(theta, "bias_readout", h_CxBxN)[0], mask_B)[0]
   c_N = c_N + jax.nn.relu(-jnp.mean(c_N))
   return c_N * jax.lax.rsqrt(0.5 + jnp.mean(jnp.square(c_N)))
 
 
 def neighbour_statistics(mlp: MLP, params: Params) -> list[jax.Array]:
-  """4.2 (b): [R, N, 8] a run, the input layer first ([1, n_0, 8]): W_bot's columns, W_top's rows.
+  """4.2 (b): [R, 8, N] a run, the input layer first ([1, 8, n_0]): W_bot's columns, W_top's rows.
 
   At both ends of the network only one matrix exists and its four statistics are used twice.
   """
   below = [weight_statistics(params[name]["w"], axis=-2) for name in run_names(mlp)]
   above = [weight_statistics(params[name]["w"], axis=-1) for name in run_names(mlp)]
   above.append(below[-1][-1:])
-  both = [jnp.concatenate([above[0][:1]] * 2, axis=-1)]
+  both = [jnp.concatenate([above[0][:1]] * 2, axis=-2)]
   for i, columns in enumerate(below):
     rows = joined(above[i][1:], above[i + 1][:1])
-    both.append(jnp.concatenate([columns, rows], axis=-1))
+    both.append(jnp.concatenate([columns, rows], axis=-2))
   return both
 
 
@@ -84,21 +84,21 @@ def hidden_states(
   """4.1 to 4.3 from the top down: h_l and x_l of every layer.
 
   Returns:
-    h and x, each a list with one array a run, the input layer first: [R, B, N, C] and [R, B, N].
+    h and x, each a list with one array a run, the input layer first: [R, C, B, N] and [R, B, N].
   """
   mask_B = activations.get("mask")
   statistics = neighbour_statistics(mlp, params)
   names = run_names(mlp)
 
-  def layer(d_BxNxD, inputs):
-    h_BxNxC = layer_network(theta, sizes, inputs, d_BxNxD, mask_B)
-    delta_BxNxD = layer_delta(theta, d_BxNxD, inputs["z"], h_BxNxC)
-    record("d_in", lambda: d_BxNxD)
-    record("h", lambda: h_BxNxC)
-    record("delta", lambda: delta_BxNxD)
-    d_BxMxD = back_project(delta_BxNxD, inputs["v"])
-    record("d_out", lambda: d_BxMxD)
-    return d_BxMxD, h_BxNxC
+  def layer(d_DxBxN, inputs):
+    h_CxBxN = layer_network(theta, sizes, inputs, d_DxBxN, mask_B)
+    delta_DxBxN = layer_delta(theta, d_DxBxN, inputs["z"], h_CxBxN)
+    record("d_in", lambda: d_DxBxN)
+    record("h", lambda: h_CxBxN)
+    record("delta", lambda: delta_DxBxN)
+    d_DxBxM = back_project(delta_DxBxN, inputs["v"])
+    record("d_out", lambda: d_DxBxM)
+    return d_DxBxM, h_CxBxN
 
   d = top_delta(theta, sizes, embedding(mlp, activations), mask_B)
   first = mlp.n_layers + 1

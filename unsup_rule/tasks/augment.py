@@ -5,16 +5,15 @@ Shape legend: B examples, H rows, W columns, C colours.
 
 import dataclasses
 
-import flax
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 N_TARGETS = 5  # sin and cos of the angle, two shifts, noise level
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Law:
   """The augmentation of one task: the largest coefficients, 0 where a kind is off.
 
@@ -27,7 +26,6 @@ class Law:
   rotation: jax.Array
   shift: jax.Array
   noise: jax.Array
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,5 +96,8 @@ def _resample(image_HxWxC: jax.Array, angle: jax.Array, shift_2: jax.Array) -> j
   y, x = rows - centre_row - shift_2[0], columns - centre_column - shift_2[1]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   source = [cos * y + sin * x + centre_row, cos * x - sin * y + centre_column]
-  sample = lambda channel: jax.scipy.ndimage.map_coordinates(channel, source, order=1)
+
+  def sample(channel_HxW):
+    return jax.scipy.ndimage.map_coordinates(channel_HxW, source, order=1)
+
   return jax.vmap(sample, in_axes=2, out_axes=2)(image_HxWxC)

@@ -49,13 +49,19 @@ class TaskDistribution:
     self.data_sets = tuple(DataSet.from_settings(source) for source in sources)
     if not self.data_sets:
       raise UnsupRuleError("no data set to train on; name one in task_distribution.sources")
-    for name, values in (("depths", depths), ("widths", widths), ("nonlinearities", nonlinearities)):
+    for name, values in (
+      ("depths", depths),
+      ("widths", widths),
+      ("nonlinearities", nonlinearities),
+    ):
       if not values:
         raise UnsupRuleError(f"task_distribution.{name} is empty; give at least one value")
     self.architectures = tuple(itertools.product(depths, widths, nonlinearities))
     self._n_outputs = n_outputs
     self._options = {
-      "batch_size": batch_size, "examples_per_class": examples_per_class, "permute": permute
+      "batch_size": batch_size,
+      "examples_per_class": examples_per_class,
+      "permute": permute,
     }
     self._probe = probe
     self._families: dict[tuple[int, int], MLPTaskFamily] = {}

@@ -8,10 +8,10 @@ Shape legend: B unlabelled examples, K labelled examples a side, P = n_0 inputs,
 
 from collections.abc import Sequence
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import Targets
@@ -19,7 +19,7 @@ from unsup_rule.tasks.augment import N_TARGETS, Law, augment
 from unsup_rule.tasks.sources import Source
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Problem:
   """One task: classes of one source, one permutation of the inputs, one augmentation law.
 
@@ -97,7 +97,8 @@ class Problems:
     self._images = jnp.asarray(np.concatenate([bank.images for bank in banks]))
     self._scale = banks[0].scale
     self._starts = jnp.asarray(
-      np.concatenate([bank.starts + row for bank, row in zip(banks, first_rows, strict=True)]), jnp.int32
+      np.concatenate([bank.starts + row for bank, row in zip(banks, first_rows, strict=True)]),
+      jnp.int32,
     )
     self._counts = jnp.asarray(np.concatenate([bank.counts for bank in banks]), jnp.int32)
     self._strides = jnp.asarray(_strides(np.concatenate([bank.counts for bank in banks])))

@@ -44,10 +44,14 @@ class DataSet:
     for field in ("classes", "ways", "resolutions"):
       value = getattr(self, field)
       if not isinstance(value, (tuple, list)) or not all(isinstance(v, int) for v in value):
-        raise UnsupRuleError(f"data set {self.name!r}: {field} is {value!r}; give a list of whole numbers")
+        raise UnsupRuleError(
+          f"data set {self.name!r}: {field} is {value!r}; give a list of whole numbers"
+        )
       object.__setattr__(self, field, tuple(value))
     if not self.weight > 0:
-      raise UnsupRuleError(f"data set {self.name!r}: weight is {self.weight}; give a positive number")
+      raise UnsupRuleError(
+        f"data set {self.name!r}: weight is {self.weight}; give a positive number"
+      )
 
   @classmethod
   def from_settings(cls, settings: "str | Mapping[str, Any] | DataSet") -> "DataSet":
@@ -57,7 +61,9 @@ class DataSet:
     if isinstance(settings, str):
       settings = {"name": settings}
     if not isinstance(settings, Mapping) or "name" not in settings:
-      raise UnsupRuleError(f"a data set is given as {settings!r}; give a name or a dictionary with a name")
+      raise UnsupRuleError(
+        f"a data set is given as {settings!r}; give a name or a dictionary with a name"
+      )
     known = [field.name for field in dataclasses.fields(cls)]
     for key in settings:
       if key not in known:
