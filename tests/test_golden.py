@@ -115,7 +115,10 @@ def test_scanned_layers_equal_unrolled_ones(golden, strict):
   """A tape unrolls the layers of a run; without one they are scanned."""
   case = traces.read_case(golden("default"))
   assert [run.count for run in case.mlp.runs] == [1, 2, 1]
-  step = lambda: case.step(case.theta, case.phi, case.batches[0])[1]
+
+  def step():
+    return case.step(case.theta, case.phi, case.batches[0])[1]
+
   scanned = jax.jit(step)()
   with traces.recording():
     unrolled = step()

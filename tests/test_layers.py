@@ -14,7 +14,7 @@ def arrays(seed, *shapes):
 
 
 def numpy_convolve(x, w, axis):
-  x = np.moveaxis(x.astype(np.float64), axis, 0)
+  x = np.moveaxis(x.astype(np.float64), (axis, 0), (0, -1))  # [T, other, C]
   width = len(w)
   out = np.zeros((*x.shape[:-1], w.shape[-1]))
   for t in range(len(x)):
@@ -22,20 +22,20 @@ def numpy_convolve(x, w, axis):
       source = t + k - width // 2
       if 0 <= source < len(x):
         out[t] += x[source] @ w[k]
-  return np.moveaxis(out, 0, axis)
+  return np.moveaxis(out, (0, -1), (axis, 0))
 
 
 def test_convolve_by_hand(strict):
-  x = jnp.asarray([[[1.0], [2.0], [4.0]]])
+  x = jnp.asarray([[[1.0, 2.0, 4.0]]])
   w = jnp.asarray([[[1.0]], [[10.0]], [[100.0]]])
-  np.testing.assert_array_equal(layers.convolve(x, w, layers.UNITS)[0, :, 0], [210, 421, 42])
-  np.testing.assert_array_equal(layers.convolve(x, w, layers.BATCH)[0, :, 0], [10, 20, 40])
+  np.testing.assert_array_equal(layers.convolve(x, w, layers.UNITS)[0, 0], [210, 421, 42])
+  np.testing.assert_array_equal(layers.convolve(x, w, layers.BATCH)[0, 0], [10, 20, 40])
 
 
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
 @pytest.mark.parametrize(("width", "c_in", "c_out"), [(3, 4, 4), (5, 1, 8), (3, 2, 8), (3, 8, 2)])
 def test_convolve_against_numpy(axis, width, c_in, c_out, strict):
-  x, w = arrays(0, (6, 5, c_in), (width, c_in, c_out))
+  x, w = arrays(0, (c_in, 6, 5), (width, c_in, c_out))
   np.testing.assert_allclose(
     layers.convolve(x, w, axis), numpy_convolve(x, w, axis), rtol=0, atol=1e-5
   )
@@ -43,17 +43,17 @@ def test_convolve_against_numpy(axis, width, c_in, c_out, strict):
 
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
 def test_convolve_along_an_axis_shorter_than_the_kernel(axis, strict):
-  x, w = arrays(1, (2, 1, 3), (5, 3, 2))
+  x, w = arrays(1, (3, 2, 1), (5, 3, 2))
   np.testing.assert_allclose(
     layers.convolve(x, w, axis), numpy_convolve(x, w, axis), rtol=0, atol=1e-5
   )
 
 
 def test_batch_norm_by_hand(strict):
-  x = jnp.asarray([[[0.0, 1.0]], [[2.0, 1.0]]])
+  x = jnp.asarray([[[0.0], [2.0]], [[1.0], [1.0]]])
   out = layers.batch_norm(x, jnp.asarray([[[0.0, 5.0]]]), None)
-  np.testing.assert_allclose(out[:, 0, 0], [-0.99950037, 0.99950037], rtol=1e-6)
-  np.testing.assert_array_equal(out[:, 0, 1], [5, 5])
+  np.testing.assert_allclose(out[0, :, 0], [-0.99950037, 0.99950037], rtol=1e-6)
+  np.testing.assert_array_equal(out[1, :, 0], [5, 5])
 
 
 def plain_block(x, w, beta, axis):
@@ -63,7 +63,7 @@ def plain_block(x, w, beta, axis):
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
 @pytest.mark.parametrize(("width", "c_in", "c_out"), [(3, 4, 4), (5, 1, 8)])
 def test_block_gradient_equals_automatic_one(axis, width, c_in, c_out, strict):
-  x, w, beta, weights = arrays(2, (6, 5, c_in), (width, c_in, c_out), (1, 1, c_out), (6, 5, c_out))
+  x, w, beta, weights = arrays(2, (c_in, 6, 5), (width, c_in, c_out), (1, 1, c_out), (c_out, 6, 5))
 
   def gradients(block):
     return jax.grad(lambda *a: jnp.sum(weights * block(*a, axis)), argnums=(0, 1, 2))(x, w, beta)
@@ -75,9 +75,12 @@ def test_block_gradient_equals_automatic_one(axis, width, c_in, c_out, strict):
 def test_block_gradient_against_finite_differences(strict):
   with jax.enable_x64():
     x, w, beta, weights = (
-      a.astype(np.float64) for a in arrays(3, (4, 3, 2), (3, 2, 2), (1, 1, 2), (4, 3, 2))
+      a.astype(np.float64) for a in arrays(3, (2, 4, 3), (3, 2, 2), (1, 1, 2), (2, 4, 3))
     )
-    objective = lambda x: jnp.sum(weights * layers._block(x, w, beta, layers.BATCH))
+
+    def objective(x):
+      return jnp.sum(weights * layers._block(x, w, beta, layers.BATCH))
+
     gradient = jax.grad(objective)(x)
     direction = arrays(4, x.shape)[0].astype(np.float64)
     step = 1e-6

@@ -37,6 +37,7 @@ REGISTERED_MODULES = (
   "unsup_rule.probe",
   "unsup_rule.rule.learned_optimizer",
   "unsup_rule.tasks.distribution",
+  "unsup_rule.tasks.lengths",
   "unsup_rule.tasks.task",
   "unsup_rule.training.heldout",
   "unsup_rule.training.options",

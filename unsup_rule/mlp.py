@@ -93,8 +93,8 @@ class MLP:
   def init(self, key: jax.Array) -> Params:
     """Draws {"layers_r": {"w": [R,M,N], "b": [R,N], "v": [R,M,N]}}, float32.
 
-    W and V are independent truncated normals of sigma 0.01, b of sigma 0.1 (not zero), all cut at two
-    sigma and not rescaled, as in the authors' program.
+    W and V are independent truncated normals of sigma 0.01, b of sigma 0.1 (not zero), all cut at
+    two sigma and not rescaled, as in the authors' program.
     """
     params = {}
     for index, run in enumerate(self.runs):
@@ -118,8 +118,8 @@ class MLP:
         seen without the missing ones.
 
     Returns:
-      {"x0": [B,n_0], "layers_r": {"z": [R,B,N], "x": [R,B,N]}, "mask": [B] (only if given)}; z is the
-      normalised, offset value and x = nonlinearity(z).
+      {"x0": [B,n_0], "layers_r": {"z": [R,B,N], "x": [R,B,N]}, "mask": [B] (only if given)}; z is
+      the normalised, offset value and x = nonlinearity(z).
     """
     phi = NONLINEARITIES[self.nonlinearity]
     activations: Activations = {}

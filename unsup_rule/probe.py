@@ -1,6 +1,7 @@
 """The few-shot ridge probe: the meta-objective (SPEC section 6; paper eq. 2), differentiable.
 
-Shape legend: K labelled examples a side, F features, Y target columns (classes, then regression targets).
+Shape legend: K labelled examples a side, F features, Y target columns (classes, then regression
+targets).
 """
 
 import dataclasses
@@ -110,8 +111,8 @@ class RidgeProbe:
     """Fits on the first K rows, predicts the others.
 
     Args:
-      features_2KxF: features of train then test examples, embedded as one batch (they share the base
-        model's normalisation statistics).
+      features_2KxF: features of train then test examples, embedded as one batch (they share the
+        base model's normalisation statistics).
       train: targets of the first K rows.
       test: targets of the other rows.
       n_ways: number of classes (columns of the one-hot block).
@@ -120,8 +121,8 @@ class RidgeProbe:
     k = train.labels.shape[0]
     if k == 0 or test.labels.shape[0] == 0 or features_2KxF.shape[0] != k + test.labels.shape[0]:
       raise UnsupRuleError(
-        f"the probe got {features_2KxF.shape[0]} feature rows for {k} train and {test.labels.shape[0]} "
-        "test labels; pass both halves, each with at least one example"
+        f"the probe got {features_2KxF.shape[0]} feature rows for {k} train and "
+        f"{test.labels.shape[0]} test labels; pass both halves, each with at least one example"
       )
     f = features_2KxF
     if self.normalize_act:
@@ -162,7 +163,7 @@ def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> ja
 
 
 def unit_length(p_KxY: jax.Array) -> jax.Array:
-  """p / |p| a row, without an epsilon; a row of zeros (dead features) stays zero, gradient finite."""
+  """p / |p| a row, without an epsilon; rows of zeros (dead features) stay, gradient finite."""
   square = jnp.sum(jnp.square(p_KxY), axis=1, keepdims=True)
   return p_KxY / jnp.sqrt(jnp.where(square > 1e-20, square, 1))
 

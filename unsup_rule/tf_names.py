@@ -1,4 +1,4 @@
-"""Names of the authors' TensorFlow program, and our trees for them (SPEC: section 3 and appendix)."""
+"""Names of the authors' TensorFlow program, and our trees for them (SPEC: section 3, appendix)."""
 
 import re
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ def base_model_from_tf(
 ) -> tuple[MLP, Params]:
   """TF variables of the base model to an architecture and its {W, b, V}.
 
-  Forward layers are numbered 0 .. L-1, backward matrices L .. 2L-1; biases of the latter exist there
-  but are used nowhere.
+  Forward layers are numbered 0 .. L-1, backward matrices L .. 2L-1; biases of the latter exist
+  there but are used nowhere.
   """
   found: dict[int, dict[str, np.ndarray]] = {}
   for name, value in variables.items():
@@ -42,7 +42,8 @@ def base_model_from_tf(
   n_layers = len(found) // 2
   if n_layers == 0 or sorted(found) != list(range(2 * n_layers)):
     raise UnsupRuleError(
-      f"no complete base model under {BASE_PREFIX}*: found layers {sorted(found)}, expected 0 .. 2L-1"
+      f"no complete base model under {BASE_PREFIX}*: found layers {sorted(found)}, "
+      "expected 0 .. 2L-1"
     )
   layers = [
     {"w": found[i]["w"], "b": found[i]["b"].reshape(-1), "v": found[n_layers + i]["w"]}

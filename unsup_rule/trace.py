@@ -1,4 +1,4 @@
-"""Re-computes a recorded trace of the authors' program and compares every array of it (SPEC section 7).
+"""Re-computes a trace of the authors' program and compares every array of it (SPEC section 7).
 
 Three kinds of file are known: traces of the update, of its gradient, and of the ridge probe.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP, Params, flatten_examples
-from unsup_rule.probe import RidgeProbe, Targets
+from unsup_rule.probe import ProbeResult, RidgeProbe, Targets
 from unsup_rule.rule.sizes import Sizes, Theta, sizes_of
 from unsup_rule.rule.tape import recording
 from unsup_rule.rule.update import changes
@@ -32,8 +32,8 @@ class Tolerance:
   relative: float
 
 
-# float32 noise of the authors' program against float64 (SPEC section 8) with room to spare. change_w
-# is mostly -w/7 and phi at lr 1e-4 hardly moves, hence their tight absolute bounds.
+# float32 noise of the authors' program against float64 (SPEC section 8) with room to spare.
+# change_w is mostly -w/7 and phi at lr 1e-4 hardly moves, hence their tight absolute bounds.
 TOLERANCES = {
   "base": Tolerance(1e-5, 1e-6),
   "top_delta": Tolerance(1e-6, 1e-4),
@@ -140,7 +140,8 @@ def read_case(trace: Arrays, theta: Theta | None = None) -> Case:
     raise UnsupRuleError(f"not a trace of the rule: {error} is missing or damaged") from error
   mlp, phi = base_model_from_tf(_under(trace, "phi0/"), meta.get("activation", "relu"))
   if theta is None:
-    theta = theta_from_tf(_under(trace, "theta/"))
+    own = theta_from_tf(_under(trace, "theta/"))
+    theta = {name: jax.tree.map(jnp.asarray, leaves) for name, leaves in own.items()}
   return Case(mlp, phi, theta, float(meta.get("lr", 1e-4)), batches)
 
 
@@ -264,8 +265,8 @@ def recompute_probe(trace: Arrays, jit: bool = True) -> dict[str, np.ndarray]:
   out = {}
   for variant, options in json.loads(str(trace["meta_json"])).items():
     probe = RidgeProbe(**options)
-    run = lambda f, probe=probe: probe(f, *targets, n_ways)
-    r = (jax.jit(run) if jit else run)(features)
+    run = jax.jit(probe.__call__, static_argnums=3) if jit else probe.__call__
+    r: ProbeResult = run(jnp.asarray(features), targets[0], targets[1], n_ways)
     f = features / np.sqrt((features**2).sum(0)) if probe.normalize_act else features
     values = {f"stat_{name}": value for name, value in r.scalars().items() if name != "loss"}
     values |= {"loss": r.loss, "J": r.loss, "ridge_x": f[: len(targets[0].labels)]}

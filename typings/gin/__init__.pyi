@@ -1,4 +1,4 @@
-# What pyright cannot see in gin-config, which has no types: that its decorator returns what it gets.
+# What pyright cannot see in gin-config, which has no types: its decorator returns what it gets.
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 

@@ -1,1 +1,1 @@
-"""Subcommands of `unsup-rule`: each module has `add_arguments(parser)` and `run(arguments) -> int`."""
+"""Subcommands of `unsup-rule`: a module has `add_arguments(parser)` and `run(arguments) -> int`."""

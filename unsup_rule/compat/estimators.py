@@ -7,14 +7,16 @@ In gin files, with either version of the library:
 
   build_gradient_estimators.gradient_estimator_fn = @truncated_grad
   truncated_grad.num_tasks = 8
-  truncated_grad.unroll_length = 5
+  truncated_grad.unroll_length = (5, 10, 20)
   truncated_grad.trunc_sched = @LogUniformLengthSchedule()
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import gin
+import jax
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner, truncation_schedule
 from learned_optimization.outer_trainers import truncated_es as library_es
@@ -23,6 +25,7 @@ from learned_optimization.outer_trainers import truncated_pes as library_pes
 from learned_optimization.tasks import base as tasks_base
 
 from unsup_rule import compat
+from unsup_rule.errors import UnsupRuleError
 
 
 class TaskAndOptimizer(NamedTuple):
@@ -47,7 +50,7 @@ def truncated_grad(
   trunc_sched: truncation_schedule.TruncationSchedule = gin.REQUIRED,
   *,
   num_tasks: int = gin.REQUIRED,
-  unroll_length: int = gin.REQUIRED,
+  unroll_length: int | Sequence[int] = gin.REQUIRED,
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
 ) -> gradient_learner.GradientEstimator:
@@ -58,7 +61,7 @@ def truncated_grad(
     learned_opt: the optimizer whose theta is meta-trained.
     trunc_sched: after how many inner steps a task starts anew.
     num_tasks: tasks trained side by side.
-    unroll_length: inner steps per estimate.
+    unroll_length: inner steps per estimate; of several numbers, each estimate draws one.
     steps_per_jit: inner steps per compiled call, a divisor of `unroll_length`; None for all.
     random_initial_iteration_offset: tasks begin at a random inner step below this.
 
@@ -72,8 +75,9 @@ def truncated_grad(
     trunc_sched,
     num_tasks,
     random_initial_iteration_offset,
-    unroll_length=unroll_length,
-    steps_per_jit=steps_per_jit or unroll_length,
+    "unroll_length",
+    unroll_length,
+    steps_per_jit,
   )
 
 
@@ -84,14 +88,14 @@ def truncated_pes(
   trunc_sched: truncation_schedule.TruncationSchedule = gin.REQUIRED,
   *,
   num_tasks: int = gin.REQUIRED,
-  trunc_length: int = gin.REQUIRED,
+  trunc_length: int | Sequence[int] = gin.REQUIRED,
   std: float = 0.01,
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedPES`: persistent evolution strategies.
 
-  Args are those of `truncated_grad`, with `trunc_length` inner steps per estimate, and `std`, the
+  Args are those of `truncated_grad`, with `trunc_length` in place of `unroll_length`, and `std`, the
   standard deviation of theta's perturbations.
   """
   return _estimator(
@@ -101,9 +105,10 @@ def truncated_pes(
     trunc_sched,
     num_tasks,
     random_initial_iteration_offset,
-    trunc_length=trunc_length,
+    "trunc_length",
+    trunc_length,
+    steps_per_jit,
     std=std,
-    steps_per_jit=steps_per_jit or trunc_length,
   )
 
 
@@ -114,7 +119,7 @@ def truncated_es(
   trunc_sched: truncation_schedule.TruncationSchedule = gin.REQUIRED,
   *,
   num_tasks: int = gin.REQUIRED,
-  unroll_length: int = gin.REQUIRED,
+  unroll_length: int | Sequence[int] = gin.REQUIRED,
   std: float = 0.01,
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
@@ -130,23 +135,94 @@ def truncated_es(
     trunc_sched,
     num_tasks,
     random_initial_iteration_offset,
-    unroll_length=unroll_length,
+    "unroll_length",
+    unroll_length,
+    steps_per_jit,
     std=std,
-    steps_per_jit=steps_per_jit or unroll_length,
   )
 
 
+class SampledTruncations(gradient_learner.GradientEstimator):
+  """Draws, for each estimate, one of several estimators that differ in the length of a truncation.
+
+  They share the state of the inner problems, which go on with another length at any time. The length
+  is chosen outside of jit: it is the length of a compiled loop.
+
+  Args:
+    estimators: alike but for the number of inner steps of an estimate.
+  """
+
+  def __init__(self, estimators: Sequence[gradient_learner.GradientEstimator]):
+    self.estimators = tuple(estimators)
+    first: Any = self.estimators[0]
+    self.task_family = first.truncated_step.task_family if compat.IS_HEAD else first.task_family
+
+  def task_name(self) -> str:
+    """The name of the task family."""
+    return self.task_family.name
+
+  def init_worker_state(self, worker_weights: Any, key: jax.Array) -> Any:
+    """Inner problems, as any of the estimators begins them."""
+    return self.estimators[0].init_worker_state(worker_weights, key)
+
+  def compute_gradient_estimate(
+    self,
+    worker_weights: Any,
+    key: jax.Array,
+    state: Any,
+    with_summary: bool = False,
+    datas_list: Sequence[Any] | None = None,
+  ) -> tuple[gradient_learner.GradientEstimatorOut, Any]:
+    """One estimate over a truncation of a length drawn with `key`."""
+    length_key, key = jax.random.split(key)
+    estimator = self.estimators[int(jax.random.randint(length_key, (), 0, len(self.estimators)))]
+    return estimator.compute_gradient_estimate(
+      worker_weights, key, state, with_summary=with_summary, datas_list=datas_list
+    )
+
+
 def _estimator(
-  estimator_class, task_family, learned_opt, trunc_sched, num_tasks, offset, **options
+  estimator_class,
+  task_family,
+  learned_opt,
+  trunc_sched,
+  num_tasks,
+  offset,
+  length_name,
+  lengths,
+  steps_per_jit,
+  **options,
 ) -> gradient_learner.GradientEstimator:
+  lengths = (lengths,) if isinstance(lengths, int) else tuple(lengths)
+  if not lengths or min(lengths) < 1:
+    raise UnsupRuleError(
+      f"{length_name} is {lengths}; give one or several numbers of inner steps, each at least 1"
+    )
+  for length in lengths:
+    if length % (steps_per_jit or length):
+      raise UnsupRuleError(
+        f"steps_per_jit {steps_per_jit} does not divide {length_name} {length}; choose a divisor"
+      )
   if isinstance(task_family, TaskAndOptimizer):
     task_family, learned_opt = task_family
   # gin makes an equal schedule anew for each estimator; the library compiles anew for each object.
   key = (type(trunc_sched), repr(sorted(vars(trunc_sched).items())))
   schedule = _schedules.setdefault(key, trunc_sched)
-  return _cached_estimator(
-    estimator_class, task_family, learned_opt, schedule, num_tasks, offset, **options
+  estimators = tuple(
+    _cached_estimator(
+      estimator_class,
+      task_family,
+      learned_opt,
+      schedule,
+      num_tasks,
+      offset,
+      steps_per_jit=steps_per_jit or length,
+      **{length_name: length},
+      **options,
+    )
+    for length in lengths
   )
+  return estimators[0] if len(estimators) == 1 else SampledTruncations(estimators)
 
 
 _schedules: dict[tuple[type, str], truncation_schedule.TruncationSchedule] = {}

@@ -51,9 +51,10 @@ def convolve(x_CxBxN: jax.Array, w_KxCxO: jax.Array, axis: int) -> jax.Array:
     return channel_product(w_KxCxO.reshape(width * c_in, c_out), columns)
   w_CxKO = w_KxCxO.transpose(1, 0, 2).reshape(c_in, width * c_out)
   products = channel_product(w_CxKO, x_CxBxN)
-  return sum(
+  shifted = (
     shift(products[k * c_out : (k + 1) * c_out], offset, axis) for k, offset in enumerate(offsets)
   )
+  return functools.reduce(jnp.add, shifted)
 
 
 def batch_norm(x_CxBxN: jax.Array, beta_1x1xC: jax.Array, mask_B: jax.Array | None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The rule as a `LearnedOptimizer` of learned_optimization: labels, loss and gradient are not used."""
+"""The rule as a `LearnedOptimizer` of learned_optimization: labels, loss, gradient are not used."""
 
 from typing import Any
 
@@ -21,7 +21,8 @@ from learned_optimization.optimizers import base as opt_base  # isort: skip
 class RuleState:
   """State of the inner training: phi = {W, b, V}; the rule itself remembers nothing.
 
-  `state` is always None: the activations that a Task hands on are used up in the step they arrive in.
+  `state` is always None: the activations that a Task hands on are used up in the step they arrive
+  in.
   """
 
   params: Params
@@ -31,10 +32,10 @@ class RuleState:
 
 @gin.configurable(module="unsup_rule")
 class UnsupervisedRule(lopt_base.LearnedOptimizer):
-  """Metz et al. 2019: a learned, unsupervised, neuron-local update for an MLP of any width and depth.
+  """Metz et al. 2019: a learned, unsupervised, neuron-local update for MLPs of any width and depth.
 
-  `update` reads the batch's activations from `model_state`, where `MLPTask.loss_with_state` leaves them, and
-  ignores `grad` and `loss`. Defaults are the paper's: 114,670 parameters.
+  `update` reads the batch's activations from `model_state`, where `MLPTask.loss_with_state` leaves
+  them, and ignores `grad` and `loss`. Defaults are the paper's: 114,670 parameters.
 
   Args:
     output_size: width n_L of the embedding; theta is tied to it (4.1), all else is free.
@@ -128,13 +129,15 @@ class RuleOptimizer(opt_base.Optimizer):
     del grad, loss, key, kwargs
     if not isinstance(model_state, dict) or "x0" not in model_state:
       raise UnsupRuleError(
-        "the rule found no activations in model_state; train an MLPTask, or pass MLP.apply(params, x)"
+        "the rule found no activations in model_state; train an MLPTask, or pass "
+        "MLP.apply(params, x)"
       )
     lr = self.learning_rate
     mlp = mlp_of(opt_state.params)
-    compute = lambda theta, params, activations: changes(
-      theta, self.sizes, mlp, params, activations
-    )
+
+    def compute(theta, params, activations):
+      return changes(theta, self.sizes, mlp, params, activations)
+
     if self.remat == "step":
       compute = jax.checkpoint(compute, prevent_cse=False)
     change = compute(self.theta, opt_state.params, model_state)
@@ -143,7 +146,7 @@ class RuleOptimizer(opt_base.Optimizer):
 
 
 def mlp_of(params: Params) -> MLP:
-  """Reads the architecture back from the shapes of {W, b, V}; the nonlinearity is not among them."""
+  """Reads the architecture back from the shapes of {W, b, V}, which say no nonlinearity."""
   widths = []
   for i in range(len(params)):
     count, n_below, n = params[f"layers_{i}"]["w"].shape

@@ -1,7 +1,7 @@
 """The two convolutional networks of the rule and the delta signal (SPEC: sections 4.1 to 4.3).
 
-Shape legend: B examples, M units below, N units of this layer, C channels, D delta channels; channels
-come first.
+Shape legend: B examples, M units below, N units of this layer, C channels, D delta channels;
+channels come first.
 """
 
 import jax
@@ -48,7 +48,7 @@ def weight_statistics(w: jax.Array, axis: int) -> jax.Array:
 def features(
   x_BxN: jax.Array, z_BxN: jax.Array, d_DxBxN: jax.Array, theta: Theta, mask_B: jax.Array | None
 ) -> jax.Array:
-  """4.2 (a): normalised [x, z, sin t, cos t, d], t running twice round the circle over the units."""
+  """4.2 (a): normalised [x, z, sin t, cos t, d], t running twice round the circle by the units."""
   t_N = jnp.linspace(0.0, 4 * jnp.pi, x_BxN.shape[1], dtype=x_BxN.dtype)
   waves_2xBxN = jnp.broadcast_to(
     jnp.stack([jnp.sin(t_N), jnp.cos(t_N)])[:, None], (2, *x_BxN.shape)

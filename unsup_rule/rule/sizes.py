@@ -1,12 +1,13 @@
 """The sizes of the rule, and its parameters theta, made with Haiku (SPEC: sections 2 and 5).
 
-theta is {"module": {"w", "b" or "beta"}} under the names of the authors' program, so that their checkpoints
-and ours hold the same tree.
+theta is {"module": {"w", "b" or "beta"}} under the names of the authors' program, so that their
+checkpoints and ours hold the same tree.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import haiku as hk
 import jax
@@ -43,7 +44,8 @@ class Sizes:
     compute_h_layers: its blocks after the first.
     delta_dim: D, channels of the delta signal.
     num_grad_channels: G, channels of a low-rank readout.
-    identical_updates: whether V receives the very change of W; otherwise it has readouts of its own.
+    identical_updates: whether V receives the very change of W; otherwise it has readouts of its
+      own.
   """
 
   output_size: int = 32
@@ -105,7 +107,7 @@ def _linears(sizes: Sizes) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
-  """Draws theta: truncated normals of sigma 1/sqrt(fan_in), zero biases, mixing coefficients 0.1."""
+  """Draws theta: truncated normals of sigma 1/sqrt(fan_in), biases 0, mixing coefficients 0.1."""
 
   def make():
     def parameter(module: str, name: str, shape, init):
@@ -128,10 +130,10 @@ def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
       parameter(module, "w", (N_TERMS, 1), hk.initializers.Constant(0.1))
       parameter(module, "b", (1,), jnp.zeros)
 
-  return hk.transform(make).init(key)
+  return cast(Theta, hk.transform(make).init(key))
 
 
-def sizes_of(theta: Theta) -> Sizes:
+def sizes_of(theta: Mapping[str, Mapping[str, Any]]) -> Sizes:
   """Reads the sizes back from the shapes of a theta; the inverse of `init_theta`."""
 
   def count(prefix: str) -> int:

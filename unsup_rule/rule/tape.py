@@ -1,4 +1,4 @@
-"""Recording of intermediate values, for comparing with recorded traces; free when nobody records."""
+"""Recording of intermediate values, to compare with recorded traces; free when nobody records."""
 
 import contextlib
 import contextvars

@@ -1,4 +1,4 @@
-"""One application of the rule: changes of all W, b, V from a batch's activations (SPEC: 4.2 to 4.6)."""
+"""One application of the rule: changes of W, b, V from a batch's activations (SPEC: 4.2 to 4.6)."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def joined(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def each_layer(function, carry, stacked, first: int, count: int, reverse: bool = False):
-  """Scans `function` over the layers first, first + 1, ... of a run; a tape sees them one by one."""
+  """Scans `function` over layers first, first + 1, ... of a run; a tape sees them one by one."""
   if not is_recording():
     return scan_or_call(function, carry, stacked, count, reverse)
   outs = {}

@@ -1,4 +1,4 @@
-"""The meta-training distribution over task families, as a gin file sets it (PAPER: distribution)."""
+"""The meta-training distribution over task families, as gin files set it (PAPER: distribution)."""
 
 import functools
 import itertools
@@ -19,8 +19,8 @@ from unsup_rule.tasks.task import MLPTaskFamily
 class TaskDistribution:
   """Task families in buckets: one a combination of input shape and architecture.
 
-  All data sets of one input shape share a family, so that a new problem, from whichever of them, runs
-  the program that is compiled already. A bucket's family is made once.
+  All data sets of one input shape share a family, so that a new problem, from whichever of them,
+  runs the program that is compiled already. A bucket's family is made once.
 
   Args:
     sources: data sets, each a name or a dictionary, see `DataSet`.
@@ -116,17 +116,17 @@ def task_distribution(
   probe=None,
 ) -> TaskDistribution:
   """The `TaskDistribution` of these settings, made once a process; gin sets them here."""
-  settings = dict(
-    sources=sources,
-    depths=depths,
-    widths=widths,
-    n_outputs=n_outputs,
-    nonlinearities=nonlinearities,
-    batch_size=batch_size,
-    examples_per_class=examples_per_class,
-    permute=permute,
-    probe=probe,
-  )
+  settings = {
+    "sources": sources,
+    "depths": depths,
+    "widths": widths,
+    "n_outputs": n_outputs,
+    "nonlinearities": nonlinearities,
+    "batch_size": batch_size,
+    "examples_per_class": examples_per_class,
+    "permute": permute,
+    "probe": probe,
+  }
   key = repr(settings)
   if key not in _distributions:
     _distributions[key] = TaskDistribution(**settings)

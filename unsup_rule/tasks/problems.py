@@ -44,8 +44,8 @@ class Problems:
   Args:
     sources: data sets; all of one image shape.
     batch_size: B, unlabelled examples of an inner step.
-    examples_per_class: labelled examples of a class on each side of the probe. A problem of fewer ways than
-      the largest gets more a class, so that shapes stay fixed.
+    examples_per_class: labelled examples of a class on each side of the probe. A problem of fewer
+      ways than the largest gets more a class, so that shapes stay fixed.
     permute: draw one permutation of the inputs for each problem.
   """
 
@@ -63,8 +63,8 @@ class Problems:
     for bank in banks[1:]:
       if bank.shape != banks[0].shape or bank.scale != banks[0].scale:
         raise UnsupRuleError(
-          f"{bank.name} has inputs {bank.shape} but {banks[0].name} has {banks[0].shape}; sources of "
-          "one family need one shape and scale: set a common resolution and grey"
+          f"{bank.name} has inputs {bank.shape} but {banks[0].name} has {banks[0].shape}; sources "
+          "of one family need one shape and scale: set a common resolution and grey"
         )
     if batch_size < 2:
       raise UnsupRuleError(
@@ -81,8 +81,8 @@ class Problems:
       if bank.counts.min() < needed:
         name = bank.class_names[int(np.argmin(bank.counts))]
         raise UnsupRuleError(
-          f"{bank.name} ({bank.split}) has only {bank.counts.min()} examples of class {name!r}, the "
-          f"probe draws {needed}; lower examples_per_class or leave that class out"
+          f"{bank.name} ({bank.split}) has only {bank.counts.min()} examples of class {name!r}, "
+          f"the probe draws {needed}; lower examples_per_class or leave that class out"
         )
     laws = np.array([source.augmentation.largest for source in self.sources])
     self.geometric = bool(laws[:, :2].any())
@@ -144,7 +144,7 @@ class Problems:
     return self._examples(problem, labels_B, example_key)[0]
 
   def labelled(self, problem: Problem, key: jax.Array) -> tuple[jax.Array, Targets, Targets]:
-    """K train then K test examples [2K, P] and their targets; classes take turns in random order."""
+    """K train, then K test examples [2K, P] and their targets; classes take turns, shuffled."""
     order_key, example_key = jax.random.split(key)
     label_keys = jax.random.split(order_key)
     turns_K = jnp.arange(self.n_labelled) % problem.ways
@@ -188,7 +188,7 @@ class Problems:
 
 
 def _strides(counts: np.ndarray) -> np.ndarray:
-  """[n_classes, 16] strides coprime to each class's count, so that multiples of one never repeat."""
+  """[n_classes, 16] strides coprime to each class's count, so that multiples never repeat."""
   rng = np.random.default_rng(0)
   table = np.ones((len(counts), 16), np.int32)
   for row, count in zip(table, counts, strict=True):

@@ -23,7 +23,8 @@ class DataSet:
     weight: relative frequency of problems from this set.
     resolutions: sides of the resized images, one drawn a task family; () for the set's own.
     grey: whether colours are averaged away.
-    rotation, shift, noise, rotation_probability, shift_probability, noise_probability: see `Augmentation`.
+    rotation, shift, noise: see `Augmentation`.
+    rotation_probability, shift_probability, noise_probability: see `Augmentation`.
   """
 
   name: str
@@ -103,15 +104,15 @@ class Source:
   bank: Bank
   ways: tuple[int, ...] = ()
   weight: float = 1.0
-  augmentation: Augmentation = Augmentation()
+  augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
   def __post_init__(self):
     object.__setattr__(self, "ways", tuple(self.ways) or (self.bank.n_classes,))
     for n in self.ways:
       if not 2 <= n <= self.bank.n_classes:
         raise UnsupRuleError(
-          f"{self.bank.name} has {self.bank.n_classes} classes, so a {n}-way problem is impossible; "
-          f"choose ways between 2 and {self.bank.n_classes}"
+          f"{self.bank.name} has {self.bank.n_classes} classes, so a {n}-way problem is "
+          f"impossible; choose ways between 2 and {self.bank.n_classes}"
         )
     geometric = self.augmentation.rotation or self.augmentation.shift
     if geometric and not self.bank.is_image:
@@ -121,8 +122,8 @@ class Source:
 def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
   """Refuses a data set that is both trained and evaluated on.
 
-  The same set is fine with classes that do not overlap, and glyphs with another split, since no typeface
-  is in two splits.
+  The same set is fine with classes that do not overlap, and glyphs with another split, since no
+  typeface is in two splits.
   """
   evaluated = [DataSet.from_settings(settings) for settings in evaluation]
   for trained in map(DataSet.from_settings, training):
@@ -131,6 +132,6 @@ def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
       disjoint = trained.classes and other.classes and not set(trained.classes) & set(other.classes)
       if trained.name == other.name and not glyphs and not disjoint:
         raise UnsupRuleError(
-          f"data set {trained.name!r} is both trained and evaluated on; remove it from one, or give "
-          "the two classes that do not overlap"
+          f"data set {trained.name!r} is both trained and evaluated on; remove it from one, or "
+          "give the two classes that do not overlap"
         )

@@ -127,9 +127,8 @@ class MLPTaskFamily(tasks_base.TaskFamily):
     self.problems = problems
     self.probe = RidgeProbe() if probe is None else probe
     widths = "x".join(str(width) for width in (*self.mlp.hidden, n_outputs))
-    self._name = name or f"{'+'.join(dict.fromkeys(problems.source_names))}_{widths}".replace(
-      "/", "_"
-    )
+    sources = "+".join(dict.fromkeys(problems.source_names))
+    self._name: str = name or f"{sources}_{widths}".replace("/", "_")
 
   @property
   def source_names(self) -> tuple[str, ...]:

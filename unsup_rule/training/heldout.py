@@ -21,8 +21,9 @@ from unsup_rule.tasks.sources import DataSet
 class HeldOut:
   """Trains base models without labels on one split and probes their features on another.
 
-  Calling it with (learned optimizer, theta) returns "accuracy", the mean over seeds after `inner_steps`;
-  "standard_error" of that mean over seeds; and "untrained_accuracy" of the same base models at step 0.
+  Calling it with (learned optimizer, theta) returns "accuracy", the mean over seeds after
+  `inner_steps`; "standard_error" of that mean over seeds; and "untrained_accuracy" of the same base
+  models at step 0.
 
   Attributes:
     data: the data set, see `DataSet`; the rule is applied to its "train" split, without labels.
