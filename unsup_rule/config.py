@@ -63,7 +63,10 @@ _PARSE_ERRORS = (
 
 
 def parse(
-  config_files: Sequence[str] = (), bindings: Sequence[str] = (), imports: Sequence[str] = ()
+  config_files: Sequence[str] = (),
+  bindings: Sequence[str] = (),
+  imports: Sequence[str] = (),
+  training: bool = True,
 ) -> str:
   """Reads gin files, then bindings, into gin's global configuration, and locks it.
 
@@ -74,6 +77,7 @@ def parse(
     config_files: paths of gin files, later ones win.
     bindings: single bindings such as `run_train.num_steps=100`; they win over files.
     imports: modules to import first; `package.*` imports every module of a package.
+    training: whether to add what `run_train` needs; it must then be told what to train.
 
   Returns:
     The configuration as text, one binding a line, for `config.gin`. It holds what the user set
@@ -96,8 +100,9 @@ def parse(
   _reject_scopes()
   _expand_macros()
   text = config_text()
-  completion = importlib.import_module("unsup_rule.compat.trainer").gin_completion()
-  _guarded(gin.parse_config, "gin configuration", completion)
+  if training:
+    completion = importlib.import_module("unsup_rule.compat.trainer").gin_completion()
+    _guarded(gin.parse_config, "gin configuration", completion)
   _guarded(gin.finalize, "gin configuration")
   return text
 

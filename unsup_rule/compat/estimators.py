@@ -95,8 +95,8 @@ def truncated_pes(
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedPES`: persistent evolution strategies.
 
-  Args are those of `truncated_grad`, with `trunc_length` in place of `unroll_length`, and `std`, the
-  standard deviation of theta's perturbations.
+  Args are those of `truncated_grad`, with `trunc_length` in place of `unroll_length`, and `std`,
+  the standard deviation of theta's perturbations.
   """
   return _estimator(
     library_pes.TruncatedPES,
@@ -145,8 +145,8 @@ def truncated_es(
 class SampledTruncations(gradient_learner.GradientEstimator):
   """Draws, for each estimate, one of several estimators that differ in the length of a truncation.
 
-  They share the state of the inner problems, which go on with another length at any time. The length
-  is chosen outside of jit: it is the length of a compiled loop.
+  They share the state of the inner problems, which go on with another length at any time. The
+  length is chosen outside of jit: it is the length of a compiled loop.
 
   Args:
     estimators: alike but for the number of inner steps of an estimate.
@@ -228,7 +228,7 @@ def _estimator(
 _schedules: dict[tuple[type, str], truncation_schedule.TruncationSchedule] = {}
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # As many as there are combinations of task family and length.
 def _cached_estimator(
   estimator_class, task_family, learned_opt, trunc_sched, num_tasks, offset, **options
 ) -> gradient_learner.GradientEstimator:

@@ -4,11 +4,14 @@ Shape legend: B examples, H rows, W columns, C colours.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+
+from unsup_rule.errors import UnsupRuleError
 
 N_TARGETS = 5  # sin and cos of the angle, two shifts, noise level
 
@@ -48,6 +51,12 @@ class Augmentation:
   shift_probability: float = 1.0
   noise_probability: float = 1.0
 
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      most, until = (1, "to 1") if name.endswith("probability") else (math.inf, "up")
+      if not 0 <= value <= most:
+        raise UnsupRuleError(f"augmentation: {name} is {value}; give a number from 0 {until}")
+
   @property
   def largest(self) -> tuple[float, float, float]:
     """(rotation in radians, shift in pixels, noise)."""
@@ -60,7 +69,7 @@ class Augmentation:
 
 
 def augment(
-  images_BxHxWxC: jax.Array, law: Law, geometric: bool, key: jax.Array
+  images_BxHxWxC: jax.Array, law: Law, geometric: bool, noisy: bool, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Draws coefficients for each example under the task's law and applies them.
 
@@ -68,6 +77,7 @@ def augment(
     images_BxHxWxC: inputs of the model as images, float32.
     law: largest coefficients.
     geometric: whether any task rotates or shifts; a static switch that spares the resampling.
+    noisy: whether any task has noise; a static switch that spares drawing it.
     key: random key.
 
   Returns:
@@ -80,8 +90,9 @@ def augment(
   level_B = jnp.abs(unit_Bx4[:, 3]) * law.noise
   if geometric:
     images_BxHxWxC = jax.vmap(_resample)(images_BxHxWxC, angle_B, shift_Bx2)
-  noise = jax.random.normal(jax.random.fold_in(key, 1), images_BxHxWxC.shape)
-  images_BxHxWxC = images_BxHxWxC + level_B[:, None, None, None] * noise
+  if noisy:
+    noise = jax.random.normal(jax.random.fold_in(key, 1), images_BxHxWxC.shape)
+    images_BxHxWxC = images_BxHxWxC + level_B[:, None, None, None] * noise
   coefficients = [jnp.sin(angle_B), jnp.cos(angle_B), shift_Bx2[:, 0], shift_Bx2[:, 1], level_B]
   return images_BxHxWxC, jnp.stack(coefficients, axis=1)
 

@@ -127,7 +127,8 @@ def task_distribution(
     "permute": permute,
     "probe": probe,
   }
-  key = repr(settings)
+  # Data sets have settings of their own, so all of gin's count.
+  key = f"{settings}\n{gin.config_str()}"
   if key not in _distributions:
     _distributions[key] = TaskDistribution(**settings)
   return _distributions[key]

@@ -86,6 +86,7 @@ class Problems:
         )
     laws = np.array([source.augmentation.largest for source in self.sources])
     self.geometric = bool(laws[:, :2].any())
+    self.noisy = bool(laws[:, 2].any())
     self.n_targets = N_TARGETS if laws.any() else 0
 
     first_rows = np.cumsum([0] + [len(bank) for bank in banks[:-1]])
@@ -168,7 +169,7 @@ class Problems:
     images = self._images[rows].astype(jnp.float32) * self._scale
     targets = jnp.zeros((labels.shape[0], 0))
     if self.n_targets:
-      images, targets = augment(images, problem.law, self.geometric, augment_key)
+      images, targets = augment(images, problem.law, self.geometric, self.noisy, augment_key)
     x = images.reshape(labels.shape[0], self.n_inputs)
     return x[:, problem.permutation], targets
 

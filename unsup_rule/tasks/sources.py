@@ -2,13 +2,18 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from unsup_rule.data.bank import Bank
 from unsup_rule.data.sets import load
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.tasks.augment import Augmentation
+
+_WORDS = ("presence", "counts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,8 @@ class DataSet:
     weight: relative frequency of problems from this set.
     resolutions: sides of the resized images, one drawn a task family; () for the set's own.
     grey: whether colours are averaged away.
+    words: what a text is to the model: "presence" of each word (0 or 1, the range of an image's
+      pixels), or "counts" of it, which reach tens and in which the longest texts prevail.
     rotation, shift, noise: see `Augmentation`.
     rotation_probability, shift_probability, noise_probability: see `Augmentation`.
   """
@@ -34,6 +41,7 @@ class DataSet:
   weight: float = 1.0
   resolutions: tuple[int, ...] = ()
   grey: bool = False
+  words: str = "presence"
   rotation: float = 0.0
   shift: float = 0.0
   noise: float = 0.0
@@ -49,6 +57,11 @@ class DataSet:
           f"data set {self.name!r}: {field} is {value!r}; give a list of whole numbers"
         )
       object.__setattr__(self, field, tuple(value))
+    if self.words not in _WORDS:
+      raise UnsupRuleError(
+        f"data set {self.name!r}: words is {self.words!r}; choose one of {', '.join(_WORDS)}"
+      )
+    self.augmentation  # noqa: B018  Its values are checked when it is made.
     if not self.weight > 0:
       raise UnsupRuleError(
         f"data set {self.name!r}: weight is {self.weight}; give a positive number"
@@ -71,6 +84,12 @@ class DataSet:
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it may have {', '.join(known)}"
         raise UnsupRuleError(f"data set {settings['name']!r} has an unknown setting {key!r}{hint}")
+    for key in ("classes", "ways", "resolutions"):
+      if key in settings and not settings[key] and settings[key] != 0:
+        raise UnsupRuleError(
+          f"data set {settings['name']!r}: {key} is empty; give at least one number, or leave "
+          "it out"
+        )
     return cls(**settings)
 
   @property
@@ -82,6 +101,8 @@ class DataSet:
   def bank(self, resolution: int | None = None) -> Bank:
     """Loads the examples."""
     bank = load(self.name, self.split, resolution=resolution, grey=self.grey)
+    if self.words == "presence" and not bank.is_image and bank.images.dtype == np.uint8:
+      bank = dataclasses.replace(bank, images=np.minimum(bank.images, 1))
     return bank.select_classes(self.classes) if self.classes else bank
 
   def source(self, resolution: int | None = None, weight: float | None = None) -> "Source":
@@ -120,17 +141,31 @@ class Source:
 
 
 def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
-  """Refuses a data set that is both trained and evaluated on.
+  """Refuses a data set that is both trained and evaluated on, whatever the split or configuration.
 
   The same set is fine with classes that do not overlap, and glyphs with another split, since no
   typeface is in two splits.
+
+  Args:
+    training: settings of data sets, see `DataSet`.
+    evaluation: settings of data sets.
+
+  Raises:
+    UnsupRuleError: names the set.
   """
   evaluated = [DataSet.from_settings(settings) for settings in evaluation]
   for trained in map(DataSet.from_settings, training):
     for other in evaluated:
-      glyphs = trained.name.startswith("glyphs") and trained.split != other.split
-      disjoint = trained.classes and other.classes and not set(trained.classes) & set(other.classes)
-      if trained.name == other.name and not glyphs and not disjoint:
+      # Configurations of one set ("imagenet_resized/8x8") and its versions hold the same examples.
+      family, other_family = (re.split("[/:]", one.name)[0] for one in (trained, other))
+      glyphs = family == "glyphs" and trained.split != other.split
+      disjoint = (
+        trained.name == other.name
+        and trained.classes
+        and other.classes
+        and not set(trained.classes) & set(other.classes)
+      )
+      if family == other_family and not glyphs and not disjoint:
         raise UnsupRuleError(
           f"data set {trained.name!r} is both trained and evaluated on; remove it from one, or "
           "give the two classes that do not overlap"

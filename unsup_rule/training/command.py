@@ -53,9 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
 
   from unsup_rule import config
   from unsup_rule.compat import trainer as compat_trainer
-  from unsup_rule.training import summary, trainer
+  from unsup_rule.training import heldout, summary, trainer
 
   text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
+  heldout.check_configuration()
   for role in ("run_train.is_trainer", "run_train.is_worker"):
     if not config.bound(role, default=True):
       raise UnsupRuleError(f"{role} is False, but train does both in one process; remove it")

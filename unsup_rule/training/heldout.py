@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unsup_rule import config
 from unsup_rule.mlp import MLP
 from unsup_rule.probe import RidgeProbe
 from unsup_rule.tasks.problems import Problems
-from unsup_rule.tasks.sources import DataSet
+from unsup_rule.tasks.sources import DataSet, check_apart
 
 
 @gin.configurable(module="unsup_rule")
@@ -92,3 +93,15 @@ class HeldOut:
     return Problems(
       [source], batch_size=self.batch_size, examples_per_class=self.examples_per_class
     )
+
+
+def check_configuration() -> None:
+  """Refuses a gin configuration whose run would measure itself on a data set that it trains on.
+
+  Raises:
+    UnsupRuleError: names the set.
+  """
+  measure = getattr(config.bound("trainer.heldout_fn"), "configurable", None)
+  if measure is not None and measure.name == "HeldOut":
+    evaluated = config.bound("HeldOut.data", HeldOut.data)
+    check_apart(config.bound("task_distribution.sources", ()), [evaluated])

@@ -40,12 +40,16 @@ class Slot:
   bad_in_a_row: int = 0
 
   @property
-  def family_name(self) -> str:
-    """The name of the task family that the estimator works on."""
+  def family(self) -> Any:
+    """The task family that the estimator works on, or None."""
     # HEAD's estimators keep it one level down.
     holder = getattr(self.estimator, "truncated_step", self.estimator)
-    family = getattr(holder, "task_family", None)
-    return type(self.estimator).__name__ if family is None else family.name
+    return getattr(holder, "task_family", None)
+
+  @property
+  def family_name(self) -> str:
+    """Its name."""
+    return type(self.estimator).__name__ if self.family is None else self.family.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +60,14 @@ class StepReport:
     loss: mean meta-loss of the estimators with finite gradients; NaN where there is none.
     gradient_norm: Euclidean norm of the mean meta-gradient, before any clipping; or NaN.
     family_losses: mean meta-loss by the name of the task family.
+    source_losses: mean meta-loss by the name of the data set, of those that came up.
     dropped: estimators whose gradient did not reach theta.
   """
 
   loss: float
   gradient_norm: float
   family_losses: Mapping[str, float]
+  source_losses: Mapping[str, float]
   dropped: int
 
 
@@ -69,6 +75,7 @@ class _Estimate(NamedTuple):
   loss: float
   gradient: Any
   unroll_state: Any
+  source_losses: Mapping[str, list[float]]
 
 
 def _mean(estimates: Sequence[_Estimate]) -> tuple[Any, float]:
@@ -78,6 +85,29 @@ def _mean(estimates: Sequence[_Estimate]) -> tuple[Any, float]:
     *[estimate.gradient for estimate in estimates],
   )
   return gradient, float(np.mean([estimate.loss for estimate in estimates]))
+
+
+def _source_losses(family: Any, info: Any) -> dict[str, list[float]]:
+  """Meta-losses of an estimate's steps by data set, where the task family names data sets.
+
+  Steps in which a task began anew are left out.
+  """
+  names = getattr(family, "source_names", ())
+  if not names or info is None:
+    return {}
+  loss, source, alive = (
+    np.asarray(leaf).ravel() for leaf in (info.loss, info.task_param.source, info.iteration > 0)
+  )
+  found: dict[str, list[float]] = {}
+  for index, name in enumerate(names):
+    values = loss[alive & (source == index)]
+    if len(values):
+      found.setdefault(name, []).extend(values.tolist())
+  return found
+
+
+def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
+  return {name: float(np.mean(values)) for name, values in groups.items()}
 
 
 class MetaTrainingRun:
@@ -163,7 +193,8 @@ class MetaTrainingRun:
     gradient, loss = _mean(used) if used else (None, np.nan)
     updated = gradient is not None and self._update(weights, gradient, loss, update_key)
     weights = self._learner.get_state_for_worker(self.learner_state)
-    family_losses = {}
+    family_losses: dict[str, list[float]] = {}
+    source_losses: dict[str, list[float]] = {}
     for index, (slot, estimate) in enumerate(zip(self.slots, estimates, strict=True)):
       if estimate is None:
         # These inner problems may stay bad for ever, so they are not gone on with.
@@ -173,6 +204,8 @@ class MetaTrainingRun:
       else:
         slot.unroll_state = estimate.unroll_state
         family_losses.setdefault(slot.family_name, []).append(estimate.loss)
+        for name, losses in estimate.source_losses.items():
+          source_losses.setdefault(name, []).extend(losses)
       slot.bad_in_a_row = 0 if estimate is not None and updated else slot.bad_in_a_row + 1
     dropped = sum(slot.bad_in_a_row > 0 for slot in self.slots)
     self.dropped += dropped
@@ -181,7 +214,8 @@ class MetaTrainingRun:
     return StepReport(
       loss,
       trees.norm(gradient) if used else np.nan,
-      {name: float(np.mean(losses)) for name, losses in family_losses.items()},
+      _means(family_losses),
+      _means(source_losses),
       dropped,
     )
 
@@ -263,7 +297,12 @@ class MetaTrainingRun:
       weights, key, slot.unroll_state, with_summary=False
     )
     gradient = jax.tree_util.tree_map(np.asarray, output.grad)
-    estimate = _Estimate(float(output.mean_loss), gradient, trees.strong(output.unroll_state))
+    estimate = _Estimate(
+      float(output.mean_loss),
+      gradient,
+      trees.strong(output.unroll_state),
+      _source_losses(slot.family, output.unroll_info),
+    )
     return estimate if trees.all_finite((estimate.loss, gradient)) else None
 
   def _update(self, weights: Any, gradient: Any, loss: float, key: jax.Array) -> bool:

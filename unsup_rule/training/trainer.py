@@ -176,10 +176,12 @@ class _Session:
       gradient_norm=report.gradient_norm,
       theta_mean_abs=theta_mean_abs,
       dropped=report.dropped,
+      **{f"{curve.SOURCE_PREFIX}{name}": loss for name, loss in report.source_losses.items()},
     )
     values = {"meta_loss": report.loss}
     if self._summary_every_n and run.step % self._summary_every_n == 0:
-      values |= {f"meta_loss/{name}": loss for name, loss in report.family_losses.items()}
+      for losses in (report.family_losses, report.source_losses):
+        values |= {f"meta_loss/{name}": loss for name, loss in losses.items()}
       values |= {
         "gradient_norm": report.gradient_norm,
         "theta_mean_abs": theta_mean_abs,
