@@ -163,9 +163,9 @@ def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> ja
 
 
 def unit_length(p_KxY: jax.Array) -> jax.Array:
-  """p / |p| a row, without an epsilon; rows of zeros (dead features) stay, gradient finite."""
+  """p / |p| a row, without an epsilon; rows of rounding (dead features) stay, gradient finite."""
   square = jnp.sum(jnp.square(p_KxY), axis=1, keepdims=True)
-  return p_KxY / jnp.sqrt(jnp.where(square > 1e-20, square, 1))
+  return p_KxY / jnp.sqrt(jnp.where(square > 1e-12, square, 1))
 
 
 def accuracy(
