@@ -18,8 +18,13 @@ except importlib.metadata.PackageNotFoundError:  # A checkout on PYTHONPATH, not
 _HOMES = {
   "MLP": "unsup_rule.mlp",
   "MLPTaskFamily": "unsup_rule.tasks.task",
+  "Problems": "unsup_rule.tasks.problems",
   "RidgeProbe": "unsup_rule.probe",
+  "Source": "unsup_rule.tasks.sources",
+  "Targets": "unsup_rule.probe",
   "UnsupervisedRule": "unsup_rule.rule.learned_optimizer",
+  "load": "unsup_rule.data",
+  "load_theta": "unsup_rule.training.checkpoint",
 }
 
 
