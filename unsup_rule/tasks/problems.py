@@ -164,8 +164,8 @@ class Problems:
     if distinct:
       offsets = self._distinct_offsets(problem, labels, row_key)
     else:
-      offsets = (jax.random.uniform(row_key, labels.shape) * counts).astype(jnp.int32)
-    rows = self._starts[classes] + jnp.minimum(offsets, counts - 1)
+      offsets = _random_below(row_key, counts)
+    rows = self._starts[classes] + offsets
     images = self._images[rows].astype(jnp.float32) * self._scale
     targets = jnp.zeros((labels.shape[0], 0))
     if self.n_targets:
@@ -180,12 +180,18 @@ class Problems:
     """
     start_key, stride_key = jax.random.split(key)
     counts_W = self._counts[problem.classes]
-    starts_W = (jax.random.uniform(start_key, counts_W.shape) * counts_W).astype(jnp.int32)
+    starts_W = _random_below(start_key, counts_W)
     column_W = jax.random.randint(stride_key, counts_W.shape, 0, self._strides.shape[1])
     strides_W = self._strides[problem.classes, column_W]
     one_hot = jax.nn.one_hot(labels, self.max_ways, dtype=jnp.int32)
     rank = jnp.sum(one_hot * (jnp.cumsum(one_hot, axis=0) - 1), axis=1)
     return (starts_W[labels] + rank * strides_W[labels]) % counts_W[labels]
+
+
+def _random_below(key: jax.Array, counts: jax.Array) -> jax.Array:
+  """A random number from 0 to count - 1 for each count."""
+  drawn = jax.random.uniform(key, counts.shape) * counts.astype(jnp.float32)
+  return jnp.minimum(drawn.astype(jnp.int32), counts - 1)  # the product may round up
 
 
 def _strides(counts: np.ndarray) -> np.ndarray:

@@ -1,0 +1,351 @@
+"""Properties of the rule, its parameters and its optimizer, on small sizes.
+
+Every array is compared with recordings elsewhere (test_golden); here is what they do not show.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.mlp import MLP
+from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule, mlp_of
+from unsup_rule.rule.sizes import Sizes, init_theta, sizes_of
+from unsup_rule.rule.tape import recording
+from unsup_rule.rule.terms import TERMS
+from unsup_rule.rule.update import changes
+
+SIZES = Sizes(
+  output_size=4,
+  top_delta_size=3,
+  top_delta_layers=1,
+  compute_h_size=5,
+  compute_h_layers=1,
+  delta_dim=3,
+  num_grad_channels=2,
+  identical_updates=False,
+)
+NET = MLP(6, (4, 4, 4), 4)  # a run of one and a run of three
+BATCH = 7
+
+
+def noisy(tree, scale, seed=0):
+  """The tree with noise on every leaf, so that no bias or offset is zero."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32), tree)
+
+
+@pytest.fixture(scope="module")
+def theta():
+  return noisy(init_theta(SIZES, jax.random.PRNGKey(0)), 0.1)
+
+
+@pytest.fixture(scope="module")
+def params():
+  return noisy(NET.init(jax.random.PRNGKey(1)), 0.5)
+
+
+@pytest.fixture(scope="module")
+def x():
+  return jnp.asarray(np.random.default_rng(2).normal(size=(BATCH, 6)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def step():
+  """(theta, params, x) -> changes of each layer, compiled once."""
+  compiled = jax.jit(
+    lambda theta, params, x: changes(theta, SIZES, NET, params, NET.apply(params, x))
+  )
+  return lambda *inputs: NET.layers(compiled(*inputs))
+
+
+def check_close(actual, expected, atol=2e-5):
+  for ours, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(ours, wanted, rtol=0, atol=atol)
+
+
+def difference(actual, expected):
+  """Largest difference over all arrays."""
+  pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+  return max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs)
+
+
+def test_scanned_layers_equal_unrolled_ones(theta, params, x, step, strict):
+  @jax.jit
+  def unrolled(theta, params, x):
+    with recording() as tape:
+      out = changes(theta, SIZES, NET, params, NET.apply(params, x))
+    return out, tape
+
+  out, tape = unrolled(theta, params, x)
+  assert {name.split("/")[0] for name in tape} == {"top", "l0", "l1", "l2", "l3", "l4"}
+  check_close(step(theta, params, x), NET.layers(out))
+
+
+def test_layers_get_changes_of_their_own(theta, params, x, step, strict):
+  layers = step(theta, params, x)
+  assert [layer["w"].shape for layer in layers] == [(6, 4), (4, 4), (4, 4), (4, 4)]
+  for first, second in itertools.pairwise(layers[1:]):
+    assert difference(first, second) > 0.01
+
+
+def test_missing_examples_equal_a_smaller_batch(theta, params, x, step, strict):
+  mask = np.array([1, 0, 1, 1, 0, 1, 1, 1, 1])
+  padded = np.full((9, 6), np.nan, np.float32)
+  padded[mask > 0] = x
+
+  @jax.jit
+  def masked(theta, params, x, mask):
+    return changes(theta, SIZES, NET, params, NET.apply(params, x, mask))
+
+  out = NET.layers(masked(theta, params, jnp.asarray(padded), jnp.asarray(mask)))
+  check_close(out, step(theta, params, x))
+
+
+def with_central_taps(theta, units):
+  """Batch (or unit) convolutions that look at their own position only."""
+
+  def central(name, leaves):
+    over_units = "ConcatUnitConv" in name
+    if over_units != units or "conv_1d" not in name:
+      return leaves
+    w = np.array(leaves["w"])
+    w[np.arange(len(w)) != len(w) // 2] = 0
+    return {**leaves, "w": jnp.asarray(w)}
+
+  return {name: central(name, leaves) for name, leaves in theta.items()}
+
+
+def without_waves(theta):
+  """Blind to the two channels that say where among its layer's units a unit is."""
+  w = theta["conv_1d"]["w"].at[:, 11:13].set(0)
+  return theta | {"conv_1d": {**theta["conv_1d"], "w": w}}
+
+
+ORDER = np.array([3, 0, 6, 2, 5, 1, 4])
+
+
+def test_order_of_examples_matters(theta, params, x, step, strict):
+  assert difference(step(theta, params, x), step(theta, params, x[ORDER])) > 1e-3
+
+
+def test_order_of_examples_matters_by_batch_convolutions_alone(theta, params, x, step, strict):
+  theta = with_central_taps(theta, units=False)
+  check_close(step(theta, params, x), step(theta, params, x[ORDER]))
+
+
+def permuted(layers, below, order):
+  """The same function with the units between layers `below` and `below` + 1 in another order."""
+  out = [dict(layer) for layer in layers]
+  out[below - 1]["b"] = layers[below - 1]["b"][order]
+  for name in ("w", "v"):
+    out[below - 1][name] = layers[below - 1][name][:, order]
+    out[below][name] = layers[below][name][order]
+  return out
+
+
+UNITS = np.array([2, 0, 3, 1])
+
+
+def test_order_of_hidden_units_matters(theta, params, x, step, strict):
+  moved = NET.from_layers(permuted(NET.layers(params), 2, UNITS))
+  expected = permuted(step(theta, params, x), 2, UNITS)
+  assert difference(step(theta, moved, x), expected) > 1e-3
+
+
+def test_order_of_hidden_units_matters_by_waves_and_unit_convolutions_alone(
+  theta, params, x, step, strict
+):
+  theta = without_waves(with_central_taps(theta, units=True))
+  moved = NET.from_layers(permuted(NET.layers(params), 2, UNITS))
+  check_close(step(theta, moved, x), permuted(step(theta, params, x), 2, UNITS))
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_order_of_inputs(blind, theta, params, x, step, strict):
+  """Permuting pixels changes the rule's work, through the same two things as for hidden units."""
+  order = np.array([1, 5, 0, 3, 2, 4])
+  if blind:
+    theta = without_waves(with_central_taps(theta, units=True))
+  layers = NET.layers(params)
+  first = {"w": layers[0]["w"][order], "v": layers[0]["v"][order], "b": layers[0]["b"]}
+  moved = step(theta, NET.from_layers([first, *layers[1:]]), x[:, order])
+  expected = step(theta, params, x)
+  expected[0] = {**expected[0], **{name: expected[0][name][order] for name in ("w", "v")}}
+  if blind:
+    check_close(moved, expected)
+  else:
+    assert difference(moved, expected) > 1e-3
+
+
+def test_scale_of_all_weights_is_normalised_away(theta, params, x, step, strict):
+  """W is seen relative to the root mean square of a column or of a layer, V and deltas likewise."""
+  scaled = {
+    name: {"w": 8 * leaves["w"], "b": leaves["b"], "v": 4 * leaves["v"]}
+    for name, leaves in params.items()
+  }
+  check_close(step(theta, scaled, x), step(theta, params, x), atol=2e-4)
+
+
+def test_shift_and_scale_of_all_inputs_are_normalised_away(theta, params, x, step, strict):
+  """x_0 stands twice among the features (also as z_0) and in the gate of an unused delta."""
+  check_close(step(theta, params, 3 * x + 2), step(theta, params, x), atol=5e-4)
+
+
+def test_backward_updates_are_those_of_v(theta, params, x, step, strict):
+  """With V = W and readouts alike both matrices get the same change, else not."""
+  same_v = {name: {**leaves, "v": leaves["w"]} for name, leaves in params.items()}
+  mirrored = theta | {
+    name.replace("forward", "backward"): leaves
+    for name, leaves in theta.items()
+    if name.startswith("forward")
+  }
+  for layer in step(mirrored, same_v, x):
+    np.testing.assert_allclose(layer["v"], layer["w"], rtol=0, atol=1e-6)
+  for inputs in ((theta, same_v), (mirrored, params)):
+    for layer in step(*inputs, x):
+      assert float(jnp.max(jnp.abs(layer["v"] - layer["w"]))) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def identical_theta(theta):
+  return {name: leaves for name, leaves in theta.items() if not name.startswith("backward")}
+
+
+def test_identical_updates(theta, identical_theta, params, x, step, strict):
+  sizes = dataclasses.replace(SIZES, identical_updates=True)
+  out = jax.jit(lambda theta, params, x: changes(theta, sizes, NET, params, NET.apply(params, x)))(
+    identical_theta, params, x
+  )
+  for layer, separate in zip(NET.layers(out), step(theta, params, x), strict=True):
+    np.testing.assert_array_equal(layer["v"], layer["w"])
+    check_close({k: layer[k] for k in ("w", "b")}, {k: separate[k] for k in ("w", "b")})
+
+
+def test_biases_before_a_norm_change_nothing(theta, params, x, step, strict):
+  last = f"compute_top_delta/conv_1d_{3 + SIZES.top_delta_layers}"
+  expected = step(theta, params, x)
+
+  def shifted(names):
+    return {
+      name: {**leaves, "b": leaves["b"] + 1} if name in names else leaves
+      for name, leaves in theta.items()
+    }
+
+  convolutions = {name for name in theta if "conv_1d" in name}
+  assert last in convolutions
+  check_close(step(shifted(convolutions - {last}), params, x), expected, atol=0)
+  assert difference(step(shifted({last}), params, x), expected) > 1e-3
+
+
+def test_terms_are_in_the_order_of_their_coefficients():
+  assert list(TERMS) == sorted(TERMS)
+  assert len(TERMS) == 12
+
+
+def make(sizes):
+  return jax.eval_shape(functools.partial(init_theta, sizes), jax.random.PRNGKey(0))
+
+
+@pytest.mark.parametrize(("identical", "count"), [(True, 114_670), (False, 118_583)])
+def test_number_of_parameters(identical, count):
+  theta = make(Sizes(identical_updates=identical))
+  assert sum(leaf.size for leaf in jax.tree.leaves(theta)) == count
+
+
+def test_init_distribution(strict):
+  theta = init_theta(Sizes(identical_updates=False), jax.random.PRNGKey(0))
+  for name, leaves in theta.items():
+    for leaf, value in leaves.items():
+      value = np.asarray(value)
+      assert value.dtype == np.float32
+      if name.endswith("coeffs") and leaf == "w":
+        np.testing.assert_array_equal(value, np.full((12, 1), 0.1, np.float32))
+      elif leaf in ("b", "beta"):
+        np.testing.assert_array_equal(value, 0)
+      else:
+        sigma = 1 / np.sqrt(np.prod(value.shape[:-1]))
+        assert np.abs(value).max() <= 2 * sigma * (1 + 1e-6), name
+        few = 4 / np.sqrt(2 * value.size)  # four standard errors of a standard deviation
+        np.testing.assert_allclose(value.std() / sigma, 0.8796, rtol=few, err_msg=name)
+  alike = {name for name in theta if name.startswith("forwardweight_readout")}
+  assert len({float(theta[name]["w"][0, 0]) for name in alike}) == len(alike)
+
+
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    Sizes(),
+    SIZES,
+    Sizes(3, 4, 0, 5, 0, 6, 7, True),
+    Sizes(7, 6, 3, 5, 2, 4, 3, False),
+  ],
+)
+def test_sizes_of_a_theta(sizes):
+  assert sizes_of(make(sizes)) == sizes
+
+
+def test_architecture_from_parameters(params):
+  assert mlp_of(params) == NET
+  uneven = MLP(3, (5, 5, 2), 4)
+  assert mlp_of(uneven.init(jax.random.PRNGKey(0))) == uneven
+
+
+SMALL = MLP(3, (), 4)
+SMALLEST = Sizes(4, 3, 0, 5, 0, 3, 2)
+
+
+@pytest.fixture(scope="module")
+def smallest_theta():
+  return noisy(init_theta(SMALLEST, jax.random.PRNGKey(0)), 0.1)
+
+
+def test_learning_rate(smallest_theta, x, strict):
+  params = SMALL.init(jax.random.PRNGKey(1))
+
+  @jax.jit
+  def run(params, x, rate):
+    activations = SMALL.apply(params, x)
+    optimizer = RuleOptimizer(SMALLEST, smallest_theta, rate)
+    state = optimizer.init(params)
+    after = optimizer.update(state, model_state=activations)
+    change = changes(smallest_theta, SMALLEST, SMALL, params, activations)
+    return state, after, optimizer.get_params(after), change
+
+  for rate in (0.25, 0.0):
+    state, after, new, change = run(params, x[:, :3], jnp.float32(rate))
+    expected = jax.tree.map(lambda old, c, r=rate: (1 - r) * old - r * c, params, change)
+    assert (difference(expected, params) > 0.01) == (rate > 0)
+    check_close(new, expected, atol=1e-6)
+    assert (int(state.iteration), int(after.iteration), after.state) == (0, 1, None)
+
+
+def test_remat_does_not_change_the_meta_gradient(smallest_theta, x, strict):
+  params = SMALL.init(jax.random.PRNGKey(1))
+
+  def gradient(remat):
+    def loss(theta):
+      optimizer = RuleOptimizer(SMALLEST, theta, 0.3, remat)
+
+      def step(state, _):
+        activations = SMALL.apply(optimizer.get_params(state), x[:, :3])
+        return optimizer.update(state, model_state=activations), None
+
+      state, _ = jax.lax.scan(step, optimizer.init(params), length=2)
+      return jnp.mean(jnp.square(SMALL.features(optimizer.get_params(state), x[:, :3])[:, :2]))
+
+    return jax.jit(jax.grad(loss))(smallest_theta)
+
+  by_step, kept = gradient("step"), gradient("none")
+  assert difference(by_step, jax.tree.map(jnp.zeros_like, by_step)) > 1e-4
+  check_close(by_step, kept, atol=1e-6)
+
+
+def test_unknown_remat():
+  with pytest.raises(UnsupRuleError, match="remat is 'layer'; choose 'step' or 'none'"):
+    UnsupervisedRule(remat="layer")
