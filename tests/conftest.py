@@ -32,3 +32,16 @@ def _clean_gin() -> Iterator[None]:
   gin.clear_config()
   yield
   gin.clear_config()
+
+
+_compilations: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+  lambda event, *_, **__: _compilations.append(event) if "backend_compile" in event else None
+)
+
+
+@pytest.fixture
+def compilations() -> list[str]:
+  """Grows with each program that jax compiles; a test may clear it."""
+  _compilations.clear()
+  return _compilations

@@ -171,13 +171,13 @@ class SampledTruncations(gradient_learner.GradientEstimator):
     key: jax.Array,
     state: Any,
     with_summary: bool = False,
-    datas_list: Sequence[Any] | None = None,
+    **options: Any,
   ) -> tuple[gradient_learner.GradientEstimatorOut, Any]:
     """One estimate over a truncation of a length drawn with `key`."""
     length_key, key = jax.random.split(key)
     estimator = self.estimators[int(jax.random.randint(length_key, (), 0, len(self.estimators)))]
     return estimator.compute_gradient_estimate(
-      worker_weights, key, state, with_summary=with_summary, datas_list=datas_list
+      worker_weights, key, state, with_summary=with_summary, **options
     )
 
 

@@ -1,0 +1,87 @@
+"""Compilations: none for a new problem, none for a known combination, not more for deeper models."""
+
+import jax
+import numpy as np
+import pytest
+from learned_optimization import outer_train
+from learned_optimization.optimizers import base as opt_base
+
+from unsup_rule import config
+from unsup_rule.compat import trainer as compat_trainer
+from unsup_rule.mlp import MLP
+from unsup_rule.rule.learned_optimizer import UnsupervisedRule
+from unsup_rule.training.run import MetaTrainingRun
+
+_SMALL_RULE = dict(top_delta_size=4, compute_h_size=4, delta_dim=4, num_grad_channels=2)
+_BINDINGS = """
+run_train.lopt = @UnsupervisedRule()
+task_distribution.sources = [{"name": "digits", "ways": (2, 3)}, {"name": "digits", "ways": (4,)}]
+task_distribution.depths = (1,)
+task_distribution.widths = (4, 5)
+task_distribution.batch_size = 8
+task_distribution.examples_per_class = 2
+build_gradient_estimators.sample_task_family_fn = @sample_task_family
+build_gradient_estimators.gradient_estimator_fn = @truncated_es
+truncated_es.trunc_sched = @EpisodeLengths()
+truncated_es.unroll_length = 1
+truncated_es.num_tasks = 2
+EpisodeLengths.min_length = 2
+EpisodeLengths.max_length = 3
+"""
+
+
+@pytest.mark.slow
+def test_new_problems_and_known_combinations_compile_nothing(compilations):
+  config.parse(bindings=_BINDINGS.strip().split("\n"))
+  lopt = UnsupervisedRule(**_SMALL_RULE)
+  learner = compat_trainer.gradient_learner(lopt, opt_base.SGD(0.1))
+  sample = []
+  with compat_trainer.running_trainer(
+    lambda sample_estimators, **_: sample.append(sample_estimators)
+  ):
+    outer_train.local_train(train_log_dir="", lopt=lopt, outer_learner=learner)
+  run = MetaTrainingRun(lopt, learner, sample[0], 1, 1, seed=0)  # A new estimator each step.
+  run.start()
+  seen, problems = set(), set()
+  while len(seen) < 2:  # Both widths.
+    seen.add(run.slots[0].estimator)
+    report = run.advance()
+    assert run.step < 50
+  run.advance()
+  compilations.clear()
+  for _ in range(8):  # Every episode of at most 3 steps ends in these, so problems are new too.
+    problems.update(np.asarray(_task_params(run).permutation)[:, :8].ravel().tolist())
+    seen.add(run.slots[0].estimator)
+    report = run.advance()
+  assert not compilations
+  assert len(seen) == 2
+  assert len(problems) > 8
+  assert np.isfinite(report.loss)
+  assert set(report.source_losses) == {"digits"}
+
+
+def _task_params(run):
+  return run.slots[0].unroll_state.task_param
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_program_does_not_grow_with_depth(gradient):
+  rule = UnsupervisedRule(**_SMALL_RULE, output_size=6)
+  theta = rule.init(jax.random.PRNGKey(0))
+
+  def size(depth):
+    mlp = MLP(9, (5,) * depth, 6)
+
+    def update(theta, key):
+      params = mlp.init(key)
+      optimizer = rule.opt_fn(theta)
+      activations = mlp.apply(params, jax.random.normal(key, (4, 9)))
+      state = optimizer.update(optimizer.init(params), params, loss=0.0, model_state=activations)
+      return sum(leaf.sum() for leaf in jax.tree.leaves(optimizer.get_params(state)))
+
+    function = jax.grad(update) if gradient else update
+    return len(jax.jit(function).lower(theta, jax.random.PRNGKey(0)).as_text().splitlines())
+
+  two, three, five, seven = map(size, (2, 3, 5, 7))
+  assert seven < 1.02 * five < 1.05 * three
+  assert five < 1.3 * two  # A run of one layer is not a loop, so these differ a little.
