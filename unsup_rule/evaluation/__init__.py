@@ -1,0 +1,12 @@
+"""Measures a rule as the paper does: few-shot accuracy of features learned without labels.
+
+suite       what a gin file asks for, as a list of cells
+setting     one cell's data, architecture and protocol
+protocol    labelled draws, read-outs, statistics
+methods/    the rule and its baselines behind one interface
+runner      measures cells, shows progress, goes on where it was cut off
+store       finished cells on disk; provenance says where each came from
+comparison  paired differences between the rule and the others
+report      one HTML page; its figures are in figures/
+library_tasks  our Task under names that the library's own benchmark tools know
+"""

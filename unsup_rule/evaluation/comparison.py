@@ -1,0 +1,115 @@
+"""Rows of results as numbers to compare: last and best steps, paired differences to the rule."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unsup_rule.evaluation.protocol import READOUTS, mean_and_error
+from unsup_rule.evaluation.setting import Data
+from unsup_rule.evaluation.store import Row
+
+SURE = 2.0  # standard errors that a difference must exceed to be called one
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+  """A mean over seeds at one step.
+
+  Attributes:
+    step: training steps.
+    mean: accuracy.
+    error: its standard error.
+    by_seed: what it is the mean of.
+  """
+
+  step: int
+  mean: float
+  error: float
+  by_seed: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """The rule minus a baseline, paired by seed; positive where the rule is better."""
+
+  mean: float
+  error: float
+
+  @property
+  def verdict(self) -> str:
+    """ "better", "worse" or "level", as the rule is."""
+    if abs(self.mean) <= SURE * self.error:
+      return "level"
+    return "better" if self.mean > 0 else "worse"
+
+
+def succeeded(rows: Sequence[Row]) -> list[Row]:
+  """Rows with numbers."""
+  return [row for row in rows if row["status"] == "ok"]
+
+
+def values(row: Row, readout: str) -> list[Value]:
+  """Accuracies of a row in the order of steps."""
+  return [
+    Value(m["step"], *mean_and_error(m[readout]), tuple(m[readout]))
+    for m in row["measurements"]
+    if m[readout]
+  ]
+
+
+def last(row: Row, readout: str) -> Value | None:
+  """The accuracy after all steps, or None."""
+  found = values(row, readout)
+  return found[-1] if found else None
+
+
+def best(row: Row, readout: str) -> Value | None:
+  """The highest accuracy of any step, chosen on the very draws it is measured on."""
+  found = values(row, readout)
+  return max(found, key=lambda value: value.mean) if found else None
+
+
+def reported(row: Row) -> Value:
+  """What a table leads with: the last step, by ridge."""
+  value = last(row, READOUTS[0])
+  assert value is not None  # Every method has features.
+  return value
+
+
+def difference(rule: Value, other: Value) -> Difference:
+  """Paired by seed: the same base-model seeds, permutations and draws."""
+  return Difference(*mean_and_error(np.subtract(rule.by_seed, other.by_seed)))
+
+
+def context(row: Row) -> tuple[Any, ...]:
+  """What rows of one table share: data and architecture, permuted or not."""
+  identity = row["identity"]
+  names = ("width", "hidden_layers", "n_outputs", "nonlinearity", "batch_size")
+  protocol = ("seeds", "draws", "examples_per_class", "seed")
+  return (data_label(row), *(identity[name] for name in (*names, *protocol)))
+
+
+def data_label(row: Row) -> str:
+  """For people: the data set and its resolution."""
+  return Data.from_settings(row["identity"]["data"]).label
+
+
+def method_label(row: Row) -> str:
+  """For people: the method, and whether its inputs are in their natural order."""
+  return row["label"] + ("" if row["identity"]["permute"] else ", not permuted")
+
+
+def tables(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
+  """Successful rows by context, in the order of first appearance."""
+  groups: dict[tuple[Any, ...], list[Row]] = {}
+  for row in succeeded(rows):
+    groups.setdefault(context(row), []).append(row)
+  return groups
+
+
+def rule_of(group: Sequence[Row]) -> Row | None:
+  """The rule's row of a table, with permuted inputs if there are both."""
+  rules = [row for row in group if row["method"] == "rule"]
+  return min(rules, key=lambda row: not row["identity"]["permute"], default=None)

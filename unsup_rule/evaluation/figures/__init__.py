@@ -1,0 +1,1 @@
+"""Figures of the report; each module draws from rows of results, or says what it lacks."""

@@ -1,0 +1,132 @@
+"""The few-shot protocol: labelled draws from the test split, read-outs, statistics.
+
+Shape legend: D draws, K labelled examples of a draw, E = 2K examples of a draw, P inputs, F features.
+"""
+
+import dataclasses
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.data import Bank
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.evaluation.setting import Setting
+from unsup_rule.probe import RidgeProbe, Targets, ridge_weights
+
+READOUTS = ("ridge", "logistic", "own")  # "own": predictions of the method itself, if it makes any
+READOUT_NAMES = {
+  "ridge": "ridge, factor 0.1",
+  "logistic": "logistic regression, C = 1",
+  "own": "the method's own output",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+  """All that a method may see of one seed's draws: the labels of the query half are not in it.
+
+  Attributes:
+    x_DxExP: inputs, permuted and scaled: in each draw K labelled examples, then K query examples.
+    labels_DxK: classes of the labelled half.
+    n_ways: number of classes.
+    permutation: of the inputs, [P].
+  """
+
+  x_DxExP: np.ndarray
+  labels_DxK: np.ndarray
+  n_ways: int
+  permutation: np.ndarray
+
+
+def check(bank: Bank, examples_per_class: int) -> None:
+  """Raises unless every class has enough examples for both halves of a draw."""
+  smallest = int(np.argmin(bank.counts))
+  if bank.counts[smallest] < 2 * examples_per_class:
+    raise UnsupRuleError(
+      f"data set {bank.name!r}, split {bank.split!r} has {bank.counts[smallest]} examples of class "
+      f"{bank.class_names[smallest]!r}, but a draw needs {2 * examples_per_class}; lower "
+      "evaluate.examples_per_class or leave that class out"
+    )
+
+
+def draw(bank: Bank, setting: Setting, index: int) -> tuple[Episodes, np.ndarray]:
+  """Draws seed number `index`'s examples, the same for every method.
+
+  Returns:
+    The episodes, and the classes of the query half [D, K], which are for `accuracy` alone.
+  """
+  check(bank, setting.examples_per_class)
+  random = np.random.default_rng([setting.seed, index, 2])
+  n, each = bank.n_classes, setting.examples_per_class
+  rows_DxE = np.empty((setting.draws, 2 * n * each), np.int64)
+  for rows_E in rows_DxE:
+    chosen = [
+      start + random.choice(count, 2 * each, replace=False)
+      for start, count in zip(bank.starts, bank.counts, strict=True)
+    ]
+    rows_E[:] = np.concatenate([c[:each] for c in chosen] + [c[each:] for c in chosen])
+  permutation = setting.permutation(index, bank.n_inputs)
+  x = bank.images.reshape(len(bank), -1)[rows_DxE][:, :, permutation]
+  labels_DxE = bank.labels[rows_DxE]
+  episodes = Episodes(
+    x.astype(np.float32) * np.float32(bank.scale), labels_DxE[:, : n * each], n, permutation
+  )
+  return episodes, labels_DxE[:, n * each :]
+
+
+def predictions(features_DxExF: np.ndarray, episodes: Episodes) -> dict[str, np.ndarray]:
+  """Classes of the query half [D, K] by each read-out, fitted on the labelled half.
+
+  Raises:
+    FloatingPointError: the features are not finite.
+  """
+  features_DxExF = np.asarray(features_DxExF, np.float32)
+  if not np.isfinite(features_DxExF).all():
+    raise FloatingPointError("features are not finite")
+  return {
+    "ridge": np.asarray(_ridge(features_DxExF, episodes.labels_DxK, episodes.n_ways)),
+    "logistic": _logistic(features_DxExF, episodes.labels_DxK),
+  }
+
+
+def accuracy(predicted_DxK: np.ndarray, truth_DxK: np.ndarray) -> float:
+  """Share of right predictions over all draws."""
+  return float(np.mean(predicted_DxK == truth_DxK))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _ridge(features_DxExF: jax.Array, labels_DxK: jax.Array, n_ways: int) -> jax.Array:
+  probe = RidgeProbe()
+  k = labels_DxK.shape[1]
+
+  def predict(draw):
+    features_ExF, labels_K = draw
+    a_ExF = jnp.concatenate([features_ExF, jnp.ones_like(features_ExF[:, :1])], axis=1)
+    y_KxW = probe.encode(Targets(labels_K), n_ways)
+    return jnp.argmax(a_ExF[k:] @ ridge_weights(a_ExF[:k], y_KxW, probe.ridge_factor), axis=1)
+
+  return jax.lax.map(predict, (features_DxExF, labels_DxK))
+
+
+def _logistic(features_DxExF: np.ndarray, labels_DxK: np.ndarray) -> np.ndarray:
+  from sklearn.exceptions import ConvergenceWarning  # Slow to import.
+  from sklearn.linear_model import LogisticRegression
+
+  k = labels_DxK.shape[1]
+  predicted = []
+  with warnings.catch_warnings():
+    # Features of no use at all need not converge; what they predict is counted all the same.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    for features_ExF, labels_K in zip(features_DxExF, labels_DxK, strict=True):
+      model = LogisticRegression(C=1.0, max_iter=1000).fit(features_ExF[:k], labels_K)
+      predicted.append(model.predict(features_ExF[k:]))
+  return np.stack(predicted)
+
+
+def mean_and_error(values: np.ndarray | list[float]) -> tuple[float, float]:
+  """Mean over seeds and its standard error."""
+  values = np.asarray(values, np.float64)
+  return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))

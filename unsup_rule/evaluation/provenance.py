@@ -1,0 +1,92 @@
+"""Where numbers come from: theta, configuration, versions, machine."""
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+from typing import Any
+
+import flax.serialization
+import jax
+import msgpack
+
+import unsup_rule
+from unsup_rule import compat
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.evaluation.methods.rule import Rule
+from unsup_rule.rule.learned_optimizer import UnsupervisedRule
+from unsup_rule.rule.sizes import init_theta, sizes_of
+from unsup_rule.training import checkpoint
+
+_LEARNING_RATE = re.compile(r"^\s*UnsupervisedRule\.learning_rate\s*=\s*(\S+)", re.MULTILINE)
+
+
+def load_rule(folder: str | os.PathLike) -> tuple[Rule, str]:
+  """Reads the rule of a run, or of `import-tf`: `params`, and `config.gin` for its learning rate.
+
+  Returns:
+    The rule, and the SHA-256 of its `params` file.
+
+  Raises:
+    UnsupRuleError: a file is missing or damaged, or holds no theta of the rule.
+  """
+  folder = pathlib.Path(folder)
+  path = folder / "params"
+  try:
+    content = path.read_bytes()
+    text = (folder / "config.gin").read_text()
+  except OSError as error:
+    raise UnsupRuleError(
+      f"cannot read {error.filename}: {error.strerror}; give --rule the folder of a run, with "
+      "params and config.gin"
+    ) from error
+  try:
+    sizes = sizes_of(flax.serialization.msgpack_restore(content)["params"])
+  except (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    msgpack.exceptions.UnpackException,
+  ) as error:
+    raise UnsupRuleError(
+      f"{path} is damaged or holds no theta of the rule; give the folder of a run that trained "
+      "@UnsupervisedRule()"
+    ) from error
+  like = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
+  theta = checkpoint.load_theta(path, like)
+  found = _LEARNING_RATE.findall(text)
+  try:
+    rate = float(found[-1]) if found else UnsupervisedRule().learning_rate
+  except ValueError as error:
+    raise UnsupRuleError(
+      f"{folder}/config.gin binds UnsupervisedRule.learning_rate to {found[-1]}; give a number"
+    ) from error
+  return Rule(theta, sizes, rate), hashlib.sha256(content).hexdigest()
+
+
+def environment() -> dict[str, Any]:
+  """Versions and the machine, as plain values."""
+  return {
+    "hardware": f"{_processor()}, {os.cpu_count()} cores, {jax.default_backend()}",
+    "unsup_rule": unsup_rule.__version__,
+    "jax": jax.__version__,
+    "learned_optimization": compat.LIBRARY_VERSION,
+    "scikit_learn": importlib.metadata.version("scikit-learn"),
+    "python": platform.python_version(),
+  }
+
+
+def _processor() -> str:
+  devices = jax.devices()
+  if devices[0].platform != "cpu":
+    return f"{len(devices)} x {devices[0].device_kind}"
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+  except OSError:
+    return platform.processor() or platform.machine()
+  names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+  return names[0] if names else platform.machine()

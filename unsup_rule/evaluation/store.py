@@ -1,0 +1,120 @@
+"""Finished cells on disk: `results.jsonl`, a line each, and `results.csv` made from it.
+
+A line is appended and synced when its cell is done, so that an evaluation that is killed goes on
+where it was. A half-written last line is cut off.
+"""
+
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from unsup_rule import files
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.evaluation.protocol import READOUTS, mean_and_error
+
+Row = dict[str, Any]
+
+_SETTING_COLUMNS = (
+  "width",
+  "hidden_layers",
+  "n_outputs",
+  "nonlinearity",
+  "permute",
+  "batch_size",
+  "seeds",
+  "draws",
+  "examples_per_class",
+  "seed",
+)
+
+
+class Store:
+  """The results in a folder."""
+
+  def __init__(self, folder: str | os.PathLike):
+    """Reads what is there, and repairs a last line that a kill cut short.
+
+    Raises:
+      UnsupRuleError: another line is damaged, or the folder cannot be written.
+    """
+    self._path = pathlib.Path(folder) / "results.jsonl"
+    self._rows: dict[str, Row] = {}
+    content = self._path.read_bytes() if self._path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content or not self._path.exists():
+      files.write_bytes(self._path, whole)
+    for number, line in enumerate(whole.splitlines(), start=1):
+      try:
+        row = json.loads(line)
+        self._rows[row["key"]] = row
+      except (ValueError, KeyError, TypeError) as error:
+        raise UnsupRuleError(
+          f"{self._path} line {number} is damaged; delete that line to measure its cell again"
+        ) from error
+
+  def get(self, key: str) -> Row | None:
+    """The row of a cell, finished or failed, or None."""
+    return self._rows.get(key)
+
+  def add(self, row: Row) -> None:
+    """Appends a cell's row; a later row of the same cell counts in place of an earlier one."""
+    line = json.dumps(row, allow_nan=False) + "\n"
+    try:
+      with open(self._path, "ab") as stream:
+        stream.write(line.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+    except OSError as error:
+      raise UnsupRuleError(
+        f"cannot write {self._path}: {error.strerror}; free space and start again, it goes on"
+      ) from error
+    self._rows[row["key"]] = row
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
+  """Writes one line for each cell, step and read-out; for a cell that failed, one with the reason."""
+  table = []
+  for row in rows:
+    identity, provenance = row["identity"], row["provenance"]
+    data = identity["data"]
+    common = {
+      "method": row["label"],
+      "data": data["name"],
+      "resolution": data["resolution"],
+      "classes": " ".join(map(str, data["classes"])),
+      "train_split": data["train_split"],
+      "test_split": data["test_split"],
+      **{name: identity[name] for name in _SETTING_COLUMNS},
+      "status": row["status"],
+      "reason": row["reason"],
+    }
+    tail = {**provenance, "seconds": row["seconds"], "cell": row["key"]}
+    lines = [
+      {"step": m["step"], "objective": m["objective"], **_summary(readout, m[readout])}
+      for m in row["measurements"]
+      for readout in READOUTS
+      if m[readout]
+    ]
+    table += [{**common, **line, **tail} for line in lines or [{}]]
+  columns = list(dict.fromkeys(name for line in table for name in line))
+  # A cell that failed lacks the measured columns; they keep their place all the same.
+  columns.sort(key=lambda name: name in ("seconds", "cell") or name in rows[0]["provenance"])
+  text = io.StringIO()
+  writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(table)
+  files.write_text(path, text.getvalue())
+
+
+def _summary(readout: str, values: Sequence[float]) -> dict[str, Any]:
+  mean, error = mean_and_error(values)
+  return {
+    "readout": readout,
+    "accuracy": repr(mean),
+    "standard_error": repr(error),
+    "accuracy_by_seed": " ".join(map(repr, values)),
+  }
