@@ -30,7 +30,7 @@ def test_update(golden, name, jit, strict):
   expected = golden(name)
   actual = traces.recompute_update(expected, jit=jit)
   check(expected, actual)
-  # The learned part of the change is 2% of it: the rest is -w/7 (SPEC, How to test).
+  # The learned part of the change is 2% of it: the rest is -w/7 (docs/rule.md, 7).
   for key in (key for key in expected if key.startswith("change_w/")):
     np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=5e-7, err_msg=key)
 

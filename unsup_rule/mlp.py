@@ -1,4 +1,4 @@
-"""The base model: an MLP with batch normalisation, and the state the rule trains (SPEC: eq. 1).
+"""The base model: an MLP with batch normalisation, and what the rule trains (docs/rule.md, 3).
 
 Shape legend: B examples, M units below, N units of a layer, R consecutive layers of equal shape.
 """

@@ -1,4 +1,4 @@
-"""The few-shot ridge probe: the meta-objective (SPEC section 6; paper eq. 2), differentiable.
+"""The few-shot ridge probe: the meta-objective (docs/rule.md, section 6; the paper, eq. 2).
 
 Shape legend: K labelled examples a side, F features, Y target columns (classes, then regression
 targets).
@@ -27,7 +27,7 @@ class Targets(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-  """Scalars of one probe, named as in SPEC section 6, and its arrays."""
+  """Scalars of one probe, named as in section 6 of docs/rule.md, and its arrays."""
 
   loss: jax.Array
   total_loss: jax.Array

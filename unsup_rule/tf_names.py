@@ -1,4 +1,4 @@
-"""Names of the authors' TensorFlow program, and our trees for them (SPEC: section 3, appendix)."""
+"""Names of the authors' TensorFlow program, and our trees (docs/rule.md, section 5)."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Re-computes a trace of the authors' program and compares every array of it (SPEC section 7).
+"""Re-computes a trace of the authors' program and compares every array (docs/rule.md, section 7).
 
 Three kinds of file are known: traces of the update, of its gradient, and of the ridge probe.
 """
@@ -32,7 +32,7 @@ class Tolerance:
   relative: float
 
 
-# float32 noise of the authors' program against float64 (SPEC section 8) with room to spare.
+# float32 noise of the authors' program against float64 (section 7) with room to spare.
 # change_w is mostly -w/7 and phi at lr 1e-4 hardly moves, hence their tight absolute bounds.
 TOLERANCES = {
   "base": Tolerance(1e-5, 1e-6),
@@ -151,7 +151,7 @@ def recompute_update(
   """Our value for every array of an update trace that is an output.
 
   Args:
-    trace: arrays by key, as SPEC section 7 lists them.
+    trace: arrays by key, as section 7 of docs/rule.md lists them.
     theta: in place of the trace's own.
     jit: compile, or run operation by operation.
   """

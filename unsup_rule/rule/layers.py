@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation and linear maps of the rule (SPEC: section 2).
+"""Convolution, batch normalisation and linear maps of the rule (docs/rule.md, section 2).
 
 Everything is laid out channels first, [C, B, N] = channels, batch, units: sums over examples and
 units then run along memory, which XLA:CPU does about twice as fast as the other way round.

@@ -1,4 +1,4 @@
-"""The two convolutional networks of the rule and the delta signal (SPEC: sections 4.1 to 4.3).
+"""The two convolutional networks of the rule and the delta (docs/rule.md, 4.1 to 4.3).
 
 Shape legend: B examples, M units below, N units of this layer, C channels, D delta channels;
 channels come first.

@@ -1,4 +1,4 @@
-"""The sizes of the rule, and its parameters theta, made with Haiku (SPEC: sections 2 and 5).
+"""The sizes of the rule, and its parameters theta, made with Haiku (docs/rule.md, 2 and 5).
 
 theta is {"module": {"w", "b" or "beta"}} under the names of the authors' program, so that their
 checkpoints and ours hold the same tree.

@@ -1,4 +1,4 @@
-"""The twelve terms of the weight change, as one table beside SPEC section 4.4 (paper: appendix G).
+"""The twelve terms of the weight change, as one table (docs/rule.md, 4.4; the paper, G).
 
 Shape legend: B examples, M units below, N units above, C channels of h, G channels of a readout.
 R(k; h1, h2)[i, j] = (1/(G B)) sum_{b,g} S[b,i,g] T[b,j,g], rows from h2, columns from h1.

@@ -1,4 +1,4 @@
-"""One application of the rule: changes of W, b, V from a batch's activations (SPEC: 4.2 to 4.6)."""
+"""One application of the rule: changes of W, b, V from a batch (docs/rule.md, section 4)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Augmentation inside jit; its coefficients become regression targets of the probe (PAPER: eq. 2).
+"""Augmentation inside jit; its coefficients become targets of the probe (the paper, eq. 2).
 
 Shape legend: B examples, H rows, W columns, C colours.
 """

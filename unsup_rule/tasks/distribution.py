@@ -1,4 +1,4 @@
-"""The meta-training distribution over task families, as gin files set it (PAPER: distribution)."""
+"""The meta-training distribution over task families, as gin files set it (the paper, 4.2)."""
 
 import functools
 import itertools
