@@ -10,6 +10,7 @@ from flax import struct
 from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP, Activations, Params
+from unsup_rule.rule import execution
 from unsup_rule.rule.sizes import Sizes, Theta, init_theta
 from unsup_rule.rule.update import changes
 
@@ -38,7 +39,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
   them, and ignores `grad` and `loss`. Defaults are the paper's: 114,670 parameters.
 
   Args:
-    output_size: width n_L of the embedding; theta is tied to it (4.1), all else is free.
+    output_size: width n_L of the embedding; theta is tied to it, all else is free.
     top_delta_size: channels of the top network.
     top_delta_layers: its convolutions after the two that mix units.
     compute_h_size: channels of the per-layer network.
@@ -50,6 +51,8 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     remat: "step" keeps only the inner states of a truncation and computes each step again on the
       way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
       "none" keeps every intermediate value.
+    tasks: how several tasks are run side by side: "map" one after the other, "vmap" as one batch,
+      "auto" whichever is faster on the device.
   """
 
   def __init__(
@@ -64,9 +67,9 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     identical_updates: bool = True,
     learning_rate: float = 1e-4,
     remat: str = "step",
+    tasks: str = "auto",
   ):
-    if remat not in ("step", "none"):
-      raise UnsupRuleError(f"UnsupervisedRule.remat is {remat!r}; choose 'step' or 'none'")
+    execution.check(remat, tasks)
     self.sizes = Sizes(
       output_size=output_size,
       top_delta_size=top_delta_size,
@@ -79,28 +82,37 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     )
     self.learning_rate = learning_rate
     self.remat = remat
+    self.tasks = tasks
 
   @property
   def name(self) -> str:
     return "UnsupervisedRule"
 
   def init(self, key: jax.Array) -> Theta:
-    """Draws theta (SPEC section 2, initialisers)."""
+    """Draws theta (initial values: docs/rule.md, section 2)."""
     return init_theta(self.sizes, key)
 
   def opt_fn(self, theta: Theta, is_training: bool = False) -> opt_base.Optimizer:
     """The rule under one theta, as an Optimizer for the {W, b, V} of an MLP."""
-    return RuleOptimizer(self.sizes, theta, self.learning_rate, self.remat)
+    return RuleOptimizer(self.sizes, theta, self.learning_rate, self.remat, self.tasks)
 
 
 class RuleOptimizer(opt_base.Optimizer):
-  """phi_{t+1} = UnsupervisedUpdate(phi_t, x_t; theta), eq. 1 of the paper."""
+  """phi_{t+1} = UnsupervisedUpdate(phi_t, x_t; theta), section 3 of the paper."""
 
-  def __init__(self, sizes: Sizes, theta: Theta, learning_rate: float, remat: str = "none"):
+  def __init__(
+    self,
+    sizes: Sizes,
+    theta: Theta,
+    learning_rate: float,
+    remat: str = "step",
+    tasks: str = "auto",
+  ):
     self.sizes = sizes
     self.theta = theta
     self.learning_rate = learning_rate
     self.remat = remat
+    self.tasks = tasks
 
   def init(self, params, model_state=None, num_steps=None, key=None) -> RuleState:
     """The state before the first step; raises if the embedding does not fit theta."""
@@ -138,8 +150,7 @@ class RuleOptimizer(opt_base.Optimizer):
     def compute(theta, params, activations):
       return changes(theta, self.sizes, mlp, params, activations)
 
-    if self.remat == "step":
-      compute = jax.checkpoint(compute, prevent_cse=False)
+    compute = execution.prepared(compute, self.remat, self.tasks)
     change = compute(self.theta, opt_state.params, model_state)
     params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
     return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
