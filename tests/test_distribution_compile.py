@@ -1,4 +1,4 @@
-"""Compilations: none for a new problem, none for a known combination, not more for deeper models."""
+"""Compilations: none for new problems and known combinations, not more for deeper models."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from unsup_rule.mlp import MLP
 from unsup_rule.rule.learned_optimizer import UnsupervisedRule
 from unsup_rule.training.run import MetaTrainingRun
 
-_SMALL_RULE = dict(top_delta_size=4, compute_h_size=4, delta_dim=4, num_grad_channels=2)
+_SMALL_RULE = {"top_delta_size": 4, "compute_h_size": 4, "delta_dim": 4, "num_grad_channels": 2}
 _BINDINGS = """
 run_train.lopt = @UnsupervisedRule()
 task_distribution.sources = [{"name": "digits", "ways": (2, 3)}, {"name": "digits", "ways": (4,)}]

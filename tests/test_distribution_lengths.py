@@ -18,7 +18,7 @@ _LOPT = lopt_base.LearnableAdam()
 
 
 def _simulate(schedule, n_tasks, n_steps, seed=0):
-  """Ages and ends of tasks [n_steps, n_tasks] under the library's rule: one step, then `next_state`."""
+  """Ages and ends of tasks [n_steps, n_tasks] as in the library: a step, then `next_state`."""
   key, init_key = jax.random.split(jax.random.PRNGKey(seed))
   state = jax.vmap(lambda k: schedule.init(k, None))(jax.random.split(init_key, n_tasks))
 

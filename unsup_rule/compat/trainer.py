@@ -6,6 +6,7 @@ another single-process loop than the library's own, which does not resume.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -86,6 +87,19 @@ def _estimator_is_ours() -> bool:
   return getattr(configurable, "module", None) == "unsup_rule"
 
 
+def sample_estimators(
+  learned_opt: lopt_base.LearnedOptimizer,
+  key: jax.Array,
+  number: int,
+  sample: Callable[..., Any] | None = None,
+) -> Sequence[library_learner.GradientEstimator]:
+  """Makes gradient estimators with the library's `build_gradient_estimators`, or with `sample`."""
+  head_only = {"worker_id": 0} if compat.IS_HEAD else {}
+  return (sample or outer_train.build_gradient_estimators)(
+    learned_opt=learned_opt, key=key, num_gradient_estimators=number, **head_only
+  )
+
+
 @contextlib.contextmanager
 def running_trainer(local_train: Callable[..., None]) -> Iterator[None]:
   """Within it, the library's `run_train` trains in one process with `local_train`.
@@ -103,13 +117,8 @@ def running_trainer(local_train: Callable[..., None]) -> Iterator[None]:
         "run_train.run_num_estimators_per_gradient is not supported: every step uses all "
         "run_train.num_estimators; remove the binding"
       )
-    sample: Callable[..., Any] = sample_estimators_fn or outer_train.build_gradient_estimators
-    head_only = {"worker_id": 0} if compat.IS_HEAD else {}
-
-    def sample_estimators(learned_opt, key, number):
-      return sample(learned_opt=learned_opt, key=key, num_gradient_estimators=number, **head_only)
-
-    local_train(sample_estimators=sample_estimators, **keywords)
+    sample = functools.partial(sample_estimators, sample=sample_estimators_fn)
+    local_train(sample_estimators=sample, **keywords)
 
   library_train = outer_train.local_train
   outer_train.local_train = call

@@ -118,6 +118,16 @@ class Problems:
     """Names of the data sets, by `Problem.source`."""
     return tuple(source.bank.name for source in self.sources)
 
+  @property
+  def nbytes(self) -> int:
+    """Memory of the examples on the device, bytes."""
+    return self._images.nbytes
+
+  def class_names(self, problem: Problem) -> list[str]:
+    """Names of the classes of a problem, by label."""
+    names = [name for source in self.sources for name in source.bank.class_names]
+    return [names[c] for c in np.asarray(problem.classes)[: int(problem.ways)]]
+
   def sample(self, key: jax.Array) -> Problem:
     """Draws a problem: source, ways, classes, permutation, law."""
     source_key, ways_key, class_key, permutation_key, law_key = jax.random.split(key, 5)
