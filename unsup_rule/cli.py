@@ -13,6 +13,7 @@ COMMANDS = {
   "describe": ("unsup_rule.commands.describe", "say and show what a gin file would sample"),
   "evaluate": ("unsup_rule.commands.evaluate", "measure a rule against baselines, with a report"),
   "verify": ("unsup_rule.commands.verify", "compare with a recording of the authors' program"),
+  "bench": ("unsup_rule.commands.bench", "time the rule beside the limits of the machine"),
   "import-tf": ("unsup_rule.commands.import_tf", "turn the authors' TensorFlow weights into ours"),
 }
 
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in argv[:1]:
       importlib.import_module(module).add_arguments(subparser)
   arguments = parser.parse_args(argv)
+  compilation = importlib.import_module("unsup_rule.compilation")
+  compilation.cache_on_disk()
   try:
     return importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
   except UnsupRuleError as error:

@@ -144,6 +144,10 @@ class RuleOptimizer(opt_base.Optimizer):
         "the rule found no activations in model_state; train an MLPTask, or pass "
         "MLP.apply(params, x)"
       )
+    if model_state["x0"].shape[0] < 2:
+      raise UnsupRuleError(
+        "a batch of one example has no batch statistics; give the rule 2 or more, better 32"
+      )
     lr = self.learning_rate
     mlp = mlp_of(opt_state.params)
 

@@ -1,0 +1,59 @@
+"""The counts and the command behind `make bench`."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from unsup_rule.benchmark.cases import CASES, Case
+from unsup_rule.benchmark.counting import needs
+from unsup_rule.cli import main
+
+
+def test_counts_a_product():
+  a, b = jnp.ones((3, 5)), jnp.ones((5, 7))
+  assert needs(jnp.matmul, a, b) == (2 * 3 * 5 * 7, 4 * (15 + 35 + 21))
+
+
+def test_counts_a_scan_as_often_as_it_runs():
+  def program(a):
+    return jax.lax.scan(lambda c, _: (c @ a, None), a, length=6)[0]
+
+  assert needs(program, jnp.ones((4, 4))).operations == 6 * 2 * 4**3
+
+
+def test_paper_size_by_formula():
+  """3.6 GFLOP an application: six convolutions a layer, and what little comes beside them."""
+  need = needs(CASES["paper"].apply, *CASES["paper"].arguments())
+  units = 4 * 128 + 32 + 196
+  convolutions = 2 * 32 * units * 3 * 64 * (45 + 5 * 64)
+  assert convolutions < need.operations < 1.35 * convolutions
+  assert 3.4e9 < need.operations < 4.4e9
+
+
+def test_gradient_needs_about_three_times_the_arithmetic():
+  case = Case(side=4, hidden=(8,), channels=8, delta=4, batch=8)
+  forward = needs(case.apply, *case.arguments()).operations
+  gradient = needs(case.gradient, *case.arguments()).operations
+  assert 2.5 < gradient / forward < 3.5
+
+
+@pytest.mark.slow
+def test_command(tmp_path, capsys):
+  out = tmp_path / "bench.json"
+  arguments = ["bench", "--sizes", "laptop", "--tasks", "1", "--out", str(out)]
+  assert main(arguments) == 0
+  rows = json.loads(out.read_text())
+  assert all(set(row) == {"name", "size", "value", "unit", "limit"} for row in rows)
+  found = {row["name"]: row["value"] for row in rows if row["size"] == "laptop"}
+  for name in ("forward_matmuls", "gradient_over_forward", "compile_seconds", "peak_megabytes"):
+    assert found[name] > 0
+  capsys.readouterr()
+  assert main([*arguments, "--against", str(out)]) == 0
+  assert "x before" in capsys.readouterr().out
+
+
+def test_unknown_size(capsys):
+  assert main(["bench", "--sizes", "papre"]) == 2
+  assert "choose from" in capsys.readouterr().err

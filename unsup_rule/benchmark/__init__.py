@@ -1,0 +1,1 @@
+"""Timings of the rule against what the machine can do."""

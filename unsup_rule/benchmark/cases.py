@@ -1,0 +1,95 @@
+"""The sizes that are measured, and the programs of each."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.data.bank import Bank
+from unsup_rule.mlp import MLP
+from unsup_rule.rule.learned_optimizer import UnsupervisedRule
+from unsup_rule.rule.sizes import Sizes, init_theta
+from unsup_rule.rule.update import changes
+from unsup_rule.tasks.problems import Problems
+from unsup_rule.tasks.sources import Source
+from unsup_rule.tasks.task import MLPTaskFamily
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One size: a rule on one architecture.
+
+  Attributes:
+    side: of the square, one-coloured inputs, pixels.
+    hidden: widths of the hidden layers.
+    channels: of both networks of the rule.
+    delta: channels of the delta.
+    batch: examples of an application.
+  """
+
+  side: int = 14
+  hidden: tuple[int, ...] = (128,) * 4
+  channels: int = 64
+  delta: int = 32
+  batch: int = 32
+
+  @property
+  def mlp(self) -> MLP:
+    """The base model."""
+    return MLP(self.side**2, self.hidden)
+
+  @property
+  def sizes(self) -> Sizes:
+    """The sizes of the rule."""
+    return Sizes(top_delta_size=self.channels, compute_h_size=self.channels, delta_dim=self.delta)
+
+  def arguments(self) -> tuple[Any, Any, jax.Array]:
+    """theta, phi and a batch [B, P]."""
+    theta = init_theta(self.sizes, jax.random.PRNGKey(0))
+    x = jax.random.uniform(jax.random.PRNGKey(2), (self.batch, self.mlp.n_inputs))
+    return theta, self.mlp.init(jax.random.PRNGKey(1)), x
+
+  def apply(self, theta: Any, phi: Any, x: jax.Array) -> Any:
+    """One application of the rule, base model included: the next phi."""
+    change = changes(theta, self.sizes, self.mlp, phi, self.mlp.apply(phi, x))
+    return jax.tree.map(lambda old, c: (1 - 1e-3) * old - 1e-3 * c, phi, change)
+
+  def gradient(self, theta: Any, phi: Any, x: jax.Array) -> Any:
+    """Of a function of the next phi, by theta, phi and x."""
+
+    def objective(theta, phi, x):
+      return jnp.sum(jnp.square(self.mlp.features(self.apply(theta, phi, x), x)))
+
+    return jax.grad(objective, argnums=(0, 1, 2))(theta, phi, x)
+
+  def rule(self, remat: str = "step", tasks: str = "auto") -> UnsupervisedRule:
+    """The rule as a learned optimizer."""
+    return UnsupervisedRule(
+      top_delta_size=self.channels,
+      compute_h_size=self.channels,
+      delta_dim=self.delta,
+      learning_rate=1e-3,
+      remat=remat,
+      tasks=tasks,
+    )
+
+  @functools.cached_property
+  def family(self) -> MLPTaskFamily:
+    """Ten-way problems on noise images, which cost what real ones cost."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 40)
+    images = rng.integers(0, 256, (400, self.side, self.side, 1), dtype=np.uint8)
+    bank = Bank.build("noise", "train", images, labels, [str(i) for i in range(10)], 1 / 255)
+    return MLPTaskFamily(Problems([Source(bank)], batch_size=self.batch), self.hidden)
+
+
+CASES = {
+  "laptop": Case(side=8, hidden=(48,), channels=16, delta=8),
+  "paper": Case(),
+  "paper-100": Case(batch=100),
+  "wide": Case(hidden=(512,) * 4),
+  "deep": Case(hidden=(512,) * 5),
+}
