@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
   """
   if not arguments.config_file and not arguments.gin_bindings:
     raise UnsupRuleError("nothing to evaluate; give a gin file with --config_file")
-  with lock.exclusive(arguments.out):
+  with lock.exclusive(arguments.out, "--out", "evaluates"):
     return _run(arguments)
 
 

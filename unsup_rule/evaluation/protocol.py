@@ -1,6 +1,7 @@
 """The few-shot protocol: labelled draws from the test split, read-outs, statistics.
 
-Shape legend: D draws, K labelled examples of a draw, E = 2K examples of a draw, P inputs, F features.
+Shape legend: D draws, K labelled examples of a draw, E = 2K all of its examples, P inputs,
+F features.
 """
 
 import dataclasses

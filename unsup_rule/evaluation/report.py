@@ -22,7 +22,8 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #444; 
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1.5rem; }
 th, td { padding: 0.25rem 0.8rem 0.25rem 0; text-align: left; border-bottom: 1px solid #eee; }
 th { border-bottom: 1px solid #999; vertical-align: bottom; }
-td.n, th.n { text-align: right; } td.n { white-space: nowrap; } tr.rule { font-weight: 600; background: #fff4ec; }
+td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
+tr.rule { font-weight: 600; background: #fff4ec; }
 .better { color: #006b3c; } .worse, .failed { color: #b00020; } .level { color: #555; }
 small, .note { color: #555; } pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; }
 .wide { overflow-x: auto; }

@@ -76,7 +76,7 @@ class Store:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-  """Writes one line for each cell, step and read-out; for a cell that failed, one with the reason."""
+  """Writes a line for each cell, step and read-out; for a failed cell, one with the reason."""
   table = []
   for row in rows:
     identity, provenance = row["identity"], row["provenance"]

@@ -145,10 +145,19 @@ class Suite:
 
 
 def _identity(name: str, method: Method, setting: Setting, theta_sha256: str) -> dict[str, Any]:
-  identity = {"method": name, **setting.as_dict()}
+  identity = {"method": name, **setting.as_dict(), "loading": _bindings("load_data.")}
   if isinstance(method, Rule):
     return identity | {"theta": theta_sha256, "learning_rate": method.learning_rate}
   if isinstance(method, LibraryOptimizer):
-    return identity | {"optimizer": f"{type(method.optimizer).__name__} {method.optimizer.name}"}
+    # What an optimizer is made of lies anywhere in the configuration but in the suite's own part.
+    return identity | {"optimizer": method.optimizer.name, "bindings": _bindings("", "evaluate.")}
   options: Any = method
   return identity | {"options": json.loads(json.dumps(dataclasses.asdict(options)))}
+
+
+def _bindings(prefix: str, without: str | None = None) -> list[str]:
+  """Lines of the configuration that begin with `prefix`, sorted, but for those with `without`."""
+  lines = [line for line in gin.config_str(max_line_length=1_000_000).splitlines() if " = " in line]
+  return sorted(
+    line for line in lines if line.startswith(prefix) and not (without and line.startswith(without))
+  )

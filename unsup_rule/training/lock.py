@@ -10,13 +10,20 @@ from unsup_rule.errors import UnsupRuleError
 
 
 @contextlib.contextmanager
-def exclusive(folder: str | os.PathLike) -> Iterator[None]:
+def exclusive(
+  folder: str | os.PathLike, flag: str = "--train_log_dir", doing: str = "trains"
+) -> Iterator[None]:
   """Makes `folder` where needed, checks that it can be written, and holds it for this process.
 
   The hold ends with the process, however that ends.
 
+  Args:
+    folder: to hold.
+    flag: of the command line that names it, for errors.
+    doing: what a process does there, for errors.
+
   Raises:
-    UnsupRuleError: the folder cannot be written, or another process trains in it.
+    UnsupRuleError: the folder cannot be written, or another process is at work in it.
   """
   path = pathlib.Path(folder) / ".lock"
   try:
@@ -24,13 +31,13 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     stream = open(path, "w")  # noqa: SIM115  Opened apart from its use for the error.
   except OSError as error:
     raise UnsupRuleError(
-      f"cannot write in {folder}: {error.strerror}; choose another --train_log_dir"
+      f"cannot write in {folder}: {error.strerror}; choose another {flag}"
     ) from error
   with stream:
     try:
       fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       raise UnsupRuleError(
-        f"another process trains in {folder}; wait for it, or choose another --train_log_dir"
+        f"another process {doing} in {folder}; wait for it, or choose another {flag}"
       ) from error
     yield

@@ -101,9 +101,9 @@ def _embedding(shown: dict[str, Any]) -> style.Drawn:
   return style.Drawn(
     "embedding",
     "The embedding before and after",
-    "Unseen test examples on the top three principal components of the embedding, a colour for each "
-    "class that the rule never saw: left before, right after training. Training has helped where "
-    "colours lie apart.",
+    "Unseen test examples on the top three principal components of the embedding, a colour for "
+    "each class that the rule never saw: left before, right after training. Training has helped "
+    "where colours lie apart.",
     style.to_png(figure),
   )
 

@@ -103,4 +103,5 @@ def _panel(axes, rows: Sequence[Row], attribute: str, named: bool) -> None:
     )
   if named:
     names = {True: "permuted", False: "natural order"}
+    axes.set_xlim(-0.5, len(order) - 0.5)
     axes.set_xticks(range(len(order)), [str(names.get(value, value)) for value in order])

@@ -1,4 +1,4 @@
-"""A prototypical network (Snell et al. 2017), trained on other labelled problems and transferred."""
+"""A prototypical network (Snell et al. 2017), trained on other labelled problems."""
 
 import dataclasses
 import math

@@ -1,0 +1,45 @@
+"""Small rules, banks and suites for the tests of the evaluation."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from unsup_rule.data import Bank
+from unsup_rule.evaluation.setting import Data, Setting
+from unsup_rule.rule.sizes import Sizes, init_theta
+from unsup_rule.training import checkpoint
+
+SIZES = Sizes(output_size=8, top_delta_size=4, compute_h_size=4, delta_dim=2, num_grad_channels=2)
+
+
+def rule_folder(folder: pathlib.Path, sizes: Sizes = SIZES) -> pathlib.Path:
+  """A folder as a run leaves it, with a theta that is not trained."""
+  folder.mkdir()
+  checkpoint.save_params(folder, init_theta(sizes, jax.random.PRNGKey(0)), step=0)
+  (folder / "config.gin").write_text("UnsupervisedRule.learning_rate = 0.003\n")
+  return folder
+
+
+def blobs(split: str, each: int = 40, classes: int = 4, labels_seed: int | None = None) -> Bank:
+  """Classes far apart in 6x6 images; with `labels_seed` the labels mean nothing."""
+  random = np.random.default_rng(len(split))
+  labels = np.repeat(np.arange(classes), each)
+  centres = np.random.default_rng(0).integers(0, 200, (classes, 36))
+  images = centres[labels] + random.integers(0, 55, (len(labels), 36))
+  if labels_seed is not None:
+    labels = np.random.default_rng(labels_seed).permutation(labels)
+  return Bank.build(
+    "blobs",
+    split,
+    images.astype(np.uint8).reshape(-1, 6, 6, 1),
+    labels,
+    [str(c) for c in range(classes)],
+    1 / 255,
+  )
+
+
+def setting(**changes) -> Setting:
+  """A small setting on blobs."""
+  small = {"width": 16, "hidden_layers": 1, "n_outputs": 8, "batch_size": 16, "steps": (0, 3)}
+  return Setting(Data("blobs"), **{**small, "seeds": 2, "draws": 3, **changes})

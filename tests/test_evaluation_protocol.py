@@ -1,0 +1,156 @@
+"""What the protocol may see, and what its read-outs say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from evaluation_helpers import SIZES, blobs, rule_folder, setting
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.evaluation import protocol, provenance, runner
+from unsup_rule.evaluation.methods import BASELINES
+from unsup_rule.evaluation.methods.fixed import KMeans
+from unsup_rule.evaluation.methods.supervised import Supervised
+from unsup_rule.evaluation.setting import Data, Inputs
+from unsup_rule.evaluation.suite import Cell
+from unsup_rule.probe import RidgeProbe, Targets
+
+QUICK = {**BASELINES, "supervised": lambda: Supervised(steps=(5,)), "kmeans": lambda: KMeans(4)}
+ALONE = sorted(set(QUICK) - {"prototypes"})  # which read a data set of their own
+
+
+@pytest.fixture
+def blob_data(monkeypatch):
+  """Serves blobs as the data set; tests put other banks in."""
+  banks = {"train": blobs("train"), "test": blobs("test")}
+  monkeypatch.setattr(Data, "bank", lambda self, split: banks[split])
+  return banks
+
+
+def measured(method, folder=None, **changes):
+  return runner.measure(Cell("x", method, setting(**changes), {}), folder)
+
+
+def test_mean_and_standard_error():
+  assert protocol.mean_and_error([0.5, 0.7]) == (pytest.approx(0.6), pytest.approx(0.1))
+
+
+def test_draws_hold_each_class_equally_and_no_example_twice():
+  bank = blobs("test", each=20)  # exactly enough, so every example is drawn
+  episodes, truth_DxK = protocol.draw(bank, setting(permute=False), 0)
+  assert episodes.x_DxExP.shape == (3, 80, 36)
+  for labels in (*episodes.labels_DxK, *truth_DxK):
+    assert np.bincount(labels).tolist() == [10] * 4
+  scaled = bank.images.reshape(80, 36).astype(np.float32) * np.float32(1 / 255)
+  everything = np.unique(scaled, axis=0)
+  for x_ExP in episodes.x_DxExP:
+    np.testing.assert_array_equal(np.unique(x_ExP, axis=0), everything)
+
+
+def test_each_seed_permutes_anew_and_alike_for_all_methods():
+  bank = blobs("test")
+  first, again, other = (protocol.draw(bank, setting(), i)[0] for i in (0, 0, 1))
+  np.testing.assert_array_equal(first.x_DxExP, again.x_DxExP)
+  assert sorted(first.permutation) == list(range(36))
+  assert not np.array_equal(first.permutation, other.permutation)
+  natural = protocol.draw(bank, setting(permute=False), 0)[0]
+  np.testing.assert_array_equal(natural.x_DxExP[..., first.permutation], first.x_DxExP)
+
+
+def test_ridge_agrees_with_the_meta_objective():
+  episodes, truth_DxK = protocol.draw(blobs("test", labels_seed=1), setting(draws=1), 0)
+  features = episodes.x_DxExP[..., :7]
+  probe = RidgeProbe()(features[0], Targets(episodes.labels_DxK[0]), Targets(truth_DxK[0]), 4)
+  predicted = protocol.predictions(features, episodes)["ridge"]
+  assert protocol.accuracy(predicted, truth_DxK) == pytest.approx(float(probe.accuracy_test))
+
+
+@pytest.mark.parametrize("name", ["untrained", "inputs", "pca", "kmeans", "supervised"])
+def test_separable_classes_are_told_apart_and_shuffled_labels_give_chance(name, blob_data):
+  method = QUICK[name]()
+  blob_data["test"] = blobs("test", each=100)
+  right = measured(method, seeds=3, draws=10)[-1]
+  blob_data["test"] = blobs("test", each=100, labels_seed=5)
+  shuffled = measured(method, seeds=3, draws=10)[-1]
+  for readout in [r for r in protocol.READOUTS if right[r]]:
+    assert np.mean(right[readout]) > 0.9
+    # 1,200 predictions: a standard deviation of 0.0125 about chance.
+    assert abs(np.mean(shuffled[readout]) - 0.25) < 0.05
+
+
+@pytest.mark.parametrize("name", ["supervised", "vae", "inputs"])
+def test_predictions_do_not_depend_on_query_labels(name, blob_data, monkeypatch):
+  seen = []
+  monkeypatch.setattr(protocol, "accuracy", lambda predicted, _: float(seen.append(predicted) or 0))
+  measured(QUICK[name]())
+  before, seen[:] = list(seen), []
+  honest = protocol.draw
+
+  def lying(*arguments):
+    episodes, truth_DxK = honest(*arguments)
+    return episodes, (truth_DxK + 1) % 4
+
+  monkeypatch.setattr(protocol, "draw", lying)
+  measured(QUICK[name]())
+  assert len(before) == len(seen) > 0
+  for old, new in zip(before, seen, strict=True):
+    np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("name", ["rule", *ALONE])
+def test_training_uses_no_image_of_the_test_split(name, tmp_path):
+  """What the features of one draw are cannot depend on the images of the others."""
+  method = (
+    provenance.load_rule(rule_folder(tmp_path / "rule"))[0] if name == "rule" else QUICK[name]()
+  )
+  episodes, _ = protocol.draw(blobs("test"), setting(), 0)
+  others = episodes.x_DxExP.copy()
+  others[1:] = 1 - others[1:]
+  fit = method.prepare(setting(), Inputs.of(blobs("train")))
+  first = list(fit(0, episodes))[-1]
+  second = list(fit(0, dataclasses.replace(episodes, x_DxExP=others)))[-1]
+  np.testing.assert_array_equal(first.features_DxExF[0], second.features_DxExF[0])
+  assert not np.array_equal(first.features_DxExF[1], second.features_DxExF[1])
+
+
+def test_the_rule_trains_on_the_train_split(blob_data, tmp_path):
+  rule, _ = provenance.load_rule(rule_folder(tmp_path / "rule"))
+  assert rule.sizes == SIZES
+  weights = []
+  for split, bank in ((None, None), ("test", blobs("test+")), ("train", blobs("train+"))):
+    blob_data.update({split: bank} if split else {})
+    measured(rule, tmp_path, steps=(0, 3))
+    with np.load(runner.arrays_path(tmp_path, Cell("x", rule, setting(), {}).key)) as arrays:
+      assert arrays["labels"].shape == (3 * 80,)
+      weights.append(arrays["weights/3"])
+      assert not np.array_equal(arrays["weights/0"], arrays["weights/3"])
+  np.testing.assert_array_equal(weights[0], weights[1])
+  assert not np.array_equal(weights[1], weights[2])
+
+
+def test_features_that_are_not_finite_are_named(blob_data):
+  class Broken:
+    label = about = "broken"
+
+    def prepare(self, unused_setting, unused_inputs):
+      fit = BASELINES["inputs"]().prepare(unused_setting, unused_inputs)
+
+      def poisoned(index, episodes):
+        for snapshot in fit(index, episodes):
+          yield snapshot._replace(features_DxExF=snapshot.features_DxExF * np.nan)
+
+      return poisoned
+
+  with pytest.raises(FloatingPointError, match="not finite at step 0, seed 0"):
+    measured(Broken())
+
+
+def test_too_few_test_examples_is_an_error_that_names_the_class(blob_data):
+  blob_data["test"] = blobs("test", each=19)
+  with pytest.raises(UnsupRuleError, match=r"19 examples of class '0', but a draw needs 20"):
+    runner.check([Cell("x", BASELINES["inputs"](), setting(), {})])
+
+
+def test_the_split_that_is_tested_on_is_not_trained_on():
+  with pytest.raises(UnsupRuleError, match="split 'test' would be trained and tested on"):
+    Data("digits", train_split="test")
