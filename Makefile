@@ -11,13 +11,16 @@ PIP_LOCKED := .venv/bin/python -m pip install --require-hashes --no-deps --no-bu
 # Written last, so an environment without it is one whose installation did not finish.
 INSTALLED := .venv/installed
 
-.PHONY: train test lint lock clean
+.PHONY: train test bench lint lock clean
 
 train: $(INSTALLED)
 	.venv/bin/unsup-rule train --config_file=gin/laptop.gin --train_log_dir=runs/laptop
 
 test: $(INSTALLED)
 	.venv/bin/python -m pytest
+
+bench: $(INSTALLED)
+	.venv/bin/unsup-rule bench
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check
