@@ -63,15 +63,19 @@ def run(arguments: argparse.Namespace) -> int:
     ("Size and cost", _cost(distribution, lopt, estimator)),
   ]
   for title, lines in sections:
-    print("\n".join([title, *(f"  {line}" for line in lines), ""]), flush=True)
+    _show(title, lines)
   if arguments.measure:
-    print("Measured", *_measured(distribution, lopt, arguments.seed), "", sep="\n  ", flush=True)
+    _show("Measured", _measured(distribution, lopt, arguments.seed))
   if arguments.out:
     from unsup_rule.commands import sheet
 
     sheet.draw(distribution, arguments.out, arguments.seed)
     print(f"examples drawn in {arguments.out}")
   return 0
+
+
+def _show(title: str, lines: Sequence[str]) -> None:
+  print("\n".join([title, *(f"  {line}" for line in lines), ""]), flush=True)
 
 
 class _Estimator:

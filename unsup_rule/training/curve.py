@@ -88,7 +88,7 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   grid = figure.add_gridspec(2 + n_panel_rows, 1, height_ratios=(2, *[1] * n_panel_rows, 1))
   loss_axes = figure.add_subplot(grid[0])
   norm_axes = figure.add_subplot(grid[-1], sharex=loss_axes)
-  span = max(5, len(rows) // 30)
+  span = max(5, len(rows) // 15)
 
   def plot(axes, name: str) -> None:
     axes.plot(
