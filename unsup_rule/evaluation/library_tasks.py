@@ -71,17 +71,23 @@ def runs(task_name: str, rates: Sequence[float], n_steps: int, repeats: int) -> 
   """Adam at several learning rates, as the library writes such sets."""
   configurations, folders = [], []
   for rate in rates:
-    measured = {"num_steps": n_steps, "eval_every": 10, "eval_batches": 5, "last_eval_batches": 10}
-    names = {"task_name": task_name, "opt_name": f"Adam_lr{rate}"}
+    place: dict[str, Any] = {
+      "task_name": task_name,
+      "opt_name": f"Adam_lr{rate}",
+      "num_steps": n_steps,
+      "eval_every": 10,
+      "eval_batches": 5,
+      "last_eval_batches": 10,
+    }
     configurations.append(
       {
         "inner_train_task.task": f"@{task_name}()",
         "inner_train_task.opt": "@Adam()",
         "Adam.learning_rate": rate,
-        **{f"inner_train_task.{key}": value for key, value in (names | measured).items()},
+        **{f"inner_train_task.{key}": value for key, value in place.items()},
       }
     )
-    folders.append((utils.get_save_dir(**names, **measured), repeats))
+    folders.append((utils.get_save_dir(**place), repeats))
   return configurations * repeats, folders
 
 

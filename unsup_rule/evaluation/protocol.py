@@ -7,6 +7,7 @@ F features.
 import dataclasses
 import functools
 import warnings
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def _logistic(features_DxExF: np.ndarray, labels_DxK: np.ndarray) -> np.ndarray:
   return np.stack(predicted)
 
 
-def mean_and_error(values: np.ndarray | list[float]) -> tuple[float, float]:
+def mean_and_error(values: np.ndarray | Sequence[float]) -> tuple[float, float]:
   """Mean over seeds and its standard error."""
   values = np.asarray(values, np.float64)
   return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))

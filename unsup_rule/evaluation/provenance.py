@@ -43,7 +43,8 @@ def load_rule(folder: str | os.PathLike) -> tuple[Rule, str]:
       "params and config.gin"
     ) from error
   try:
-    sizes = sizes_of(flax.serialization.msgpack_restore(content)["params"])
+    found: Any = flax.serialization.msgpack_restore(content)["params"]
+    sizes = sizes_of(found)
   except (
     KeyError,
     TypeError,
@@ -58,12 +59,12 @@ def load_rule(folder: str | os.PathLike) -> tuple[Rule, str]:
     ) from error
   like = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
   theta = checkpoint.load_theta(path, like)
-  found = _LEARNING_RATE.findall(text)
+  rates = _LEARNING_RATE.findall(text)
   try:
-    rate = float(found[-1]) if found else UnsupervisedRule().learning_rate
+    rate = float(rates[-1]) if rates else UnsupervisedRule().learning_rate
   except ValueError as error:
     raise UnsupRuleError(
-      f"{folder}/config.gin binds UnsupervisedRule.learning_rate to {found[-1]}; give a number"
+      f"{folder}/config.gin binds UnsupervisedRule.learning_rate to {rates[-1]}; give a number"
     ) from error
   return Rule(theta, sizes, rate), hashlib.sha256(content).hexdigest()
 

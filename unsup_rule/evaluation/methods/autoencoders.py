@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import Any, ClassVar
+from typing import Any
 
 import gin
 import jax
@@ -46,9 +46,9 @@ class Autoencoder:
 
   learning_rate: float = 1e-3
 
-  label: ClassVar[str] = "autoencoder"
-  about: ClassVar[str] = "the base model as encoder, features = its output"
-  variational: ClassVar[bool] = False
+  label = "autoencoder"
+  about = "the base model as encoder, features = its output"
+  variational = False
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Trains encoder and decoder together."""
@@ -110,6 +110,6 @@ class Autoencoder:
 class VAE(Autoencoder):
   """Kingma and Welling 2014: a normal posterior on as many latents as the embedding has units."""
 
-  label: ClassVar[str] = "VAE"
-  about: ClassVar[str] = "the base model as encoder, features = mean of the posterior"
-  variational: ClassVar[bool] = True
+  label = "VAE"
+  about = "the base model as encoder, features = mean of the posterior"
+  variational = True

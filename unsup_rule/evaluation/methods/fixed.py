@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import Any
 
 import gin
 import numpy as np
@@ -18,8 +18,8 @@ _FITTED_ON = 10_000  # inputs drawn afresh for each seed
 class Pixels:
   """The inputs themselves."""
 
-  label: ClassVar[str] = "raw inputs"
-  about: ClassVar[str] = "the inputs as they are"
+  label = "raw inputs"
+  about = "the inputs as they are"
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Nothing to prepare."""
@@ -41,7 +41,7 @@ class PrincipalComponents:
 
   components: int = 32
 
-  about: ClassVar[str] = "projection on the leading principal components of the train inputs"
+  about = "projection on the leading principal components of the train inputs"
 
   @property
   def label(self) -> str:
@@ -75,7 +75,7 @@ class KMeans:
 
   clusters: int = 32
 
-  about: ClassVar[str] = "k-means centres of the train inputs, triangle features"
+  about = "k-means centres of the train inputs, triangle features"
 
   @property
   def label(self) -> str:
@@ -86,8 +86,10 @@ class KMeans:
     """Fits on inputs of the train split."""
     from sklearn.cluster import KMeans as Clustering  # Slow to import.
 
+    make: Any = Clustering  # Its defaults mislead type checkers.
+
     def embed(index: int, x_NxP: np.ndarray) -> np.ndarray:
-      model = Clustering(self.clusters, n_init=1, max_iter=50, random_state=index)
+      model = make(self.clusters, n_init=1, max_iter=50, random_state=index)
       distances_NxC = model.fit(_sample(inputs, setting, index)).transform(x_NxP)
       return np.maximum(0, distances_NxC.mean(axis=1, keepdims=True) - distances_NxC)
 

@@ -1,7 +1,7 @@
 """Any optimizer of learned_optimization, hand-made or learned, training the same Task."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class LibraryOptimizer:
   name: str
   optimizer: Any
 
-  about: ClassVar[str] = "minimises the probe's loss with labels of the whole train split"
+  about = "minimises the probe's loss with labels of the whole train split"
 
   @property
   def label(self) -> str:
@@ -48,7 +48,8 @@ class LibraryOptimizer:
     def init(key, permutation):
       # All classes, in the order of the labels that draws have; the permutation is the seed's.
       classes = jnp.arange(problems.max_ways, dtype=jnp.int32)
-      problem = problems.sample(key).replace(permutation=permutation, classes=classes)
+      drawn = problems.sample(key)
+      problem = dataclasses.replace(drawn, permutation=permutation, classes=classes)
       return self.optimizer.init(mlp.init(key), num_steps=setting.steps[-1], key=key), problem
 
     def step(state, key, unused_x_BxP):

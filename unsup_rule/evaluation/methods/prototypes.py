@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import ClassVar
 
 import gin
 import jax
@@ -46,8 +45,8 @@ class Prototypes:
   learning_rate: float = 1e-3
   steps: int = 1000
 
-  label: ClassVar[str] = "prototypical network"
-  about: ClassVar[str] = "the base model trained on labelled problems of another data set"
+  label = "prototypical network"
+  about = "the base model trained on labelled problems of another data set"
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Compiles training on the other data set."""

@@ -1,7 +1,7 @@
 """The rule itself, and its base model before any training."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 
@@ -28,8 +28,8 @@ class Rule:
   sizes: Sizes
   learning_rate: float
 
-  label: ClassVar[str] = "the rule"
-  about: ClassVar[str] = "the learned unsupervised update, no labels"
+  label = "the rule"
+  about = "the learned unsupervised update, no labels"
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Applies the rule to every batch."""
@@ -53,8 +53,8 @@ class Rule:
 class Untrained:
   """The base model as drawn: the same weights that the rule starts from."""
 
-  label: ClassVar[str] = "random initialisation"
-  about: ClassVar[str] = "the untrained base model with a trained read-out"
+  label = "random initialisation"
+  about = "the untrained base model with a trained read-out"
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Measures step 0 alone."""

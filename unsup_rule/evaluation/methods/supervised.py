@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 import gin
 import jax
@@ -31,8 +30,8 @@ class Supervised:
   learning_rate: float = 3e-3
   steps: Sequence[int] = (20, 50, 100)
 
-  label: ClassVar[str] = "supervised"
-  about: ClassVar[str] = "the base model trained on the same labelled examples, once a draw"
+  label = "supervised"
+  about = "the base model trained on the same labelled examples, once a draw"
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Trains on labelled examples; `inputs` are not used."""
