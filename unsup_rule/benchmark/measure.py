@@ -29,7 +29,7 @@ def timed(function: Callable, *arguments: Any, budget: float = 3.0) -> Timing:
     began = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - began
-  memory = program.memory_analysis()
+  memory: Any = program.memory_analysis()
   used = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
   seconds = fastest(lambda: jax.block_until_ready(program(*arguments)), budget)
   return Timing(seconds, compile_seconds, used / 1e6)
@@ -49,7 +49,7 @@ def fastest(run: Callable[[], Any], budget: float = 3.0) -> float:
 @contextlib.contextmanager
 def no_compilation_cache() -> Iterator[None]:
   """Within it, jax reads no compiled program from disk."""
-  before = jax.config.jax_enable_compilation_cache
+  before = jax.config.read("jax_enable_compilation_cache")
   jax.config.update("jax_enable_compilation_cache", False)
   try:
     yield

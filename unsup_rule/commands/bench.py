@@ -117,7 +117,11 @@ def _truncation(name: str, n_tasks: int, record: Any) -> None:
     case.family, rule, schedule, num_tasks=n_tasks, unroll_length=10
   )
   key = jax.random.PRNGKey(0)
-  weights = gradient_learner.WorkerWeights(rule.init(key), None, gradient_learner.OuterState(1))
+  weights = gradient_learner.WorkerWeights(  # pyright: ignore[reportCallIssue]
+    rule.init(key),  # pyright: ignore[reportCallIssue]
+    None,
+    gradient_learner.OuterState(1),  # pyright: ignore[reportCallIssue]
+  )
   state = estimator.init_worker_state(weights, key)
 
   def estimate():

@@ -135,7 +135,7 @@ def _data_sets(distribution: Any) -> list[str]:
     "MB",
     "augmentation",
   )
-  rows = [head]
+  rows: list[tuple[str, ...]] = [head]
   for probability, problems in zip(distribution.probabilities, distribution.problems, strict=True):
     total = sum(source.weight for source in problems.sources)
     for source in problems.sources:

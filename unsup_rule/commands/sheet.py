@@ -87,7 +87,7 @@ def _draw_row(
 ) -> None:
   source = problems.sources[index]
   problem_key, example_key = jax.random.split(key)
-  problem = _problem_of(problems, index, problem_key)
+  problem: Any = _problem_of(problems, index, problem_key)
   identity = jnp.arange(problems.n_inputs, dtype=jnp.int32)
   plain = problem.replace(law=Law(*(jnp.zeros(()),) * 3), permutation=identity)
   moved = plain.replace(law=Law(*(jnp.asarray(v) for v in source.augmentation.largest)))

@@ -94,7 +94,7 @@ def sample_estimators(
   sample: Callable[..., Any] | None = None,
 ) -> Sequence[library_learner.GradientEstimator]:
   """Makes gradient estimators with the library's `build_gradient_estimators`, or with `sample`."""
-  head_only = {"worker_id": 0} if compat.IS_HEAD else {}
+  head_only: dict[str, Any] = {"worker_id": 0} if compat.IS_HEAD else {}
   return (sample or outer_train.build_gradient_estimators)(
     learned_opt=learned_opt, key=key, num_gradient_estimators=number, **head_only
   )

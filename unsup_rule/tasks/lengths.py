@@ -12,6 +12,10 @@ from unsup_rule.errors import UnsupRuleError
 from learned_optimization.outer_trainers import truncation_schedule  # isort: skip
 
 
+# The library's state; its dataclass decorator hides the fields from type checkers.
+_State: Any = truncation_schedule.ConstantTruncationState
+
+
 @gin.configurable(module="unsup_rule")
 class EpisodeLengths(truncation_schedule.TruncationSchedule):
   """Log-uniform numbers of inner steps, staggered.
@@ -36,30 +40,28 @@ class EpisodeLengths(truncation_schedule.TruncationSchedule):
     self._max_length = max_length
     self._staggered = staggered
 
-  def init(self, key: jax.Array, outer_state: Any) -> truncation_schedule.ConstantTruncationState:
+  def init(self, key: jax.Array, outer_state: Any) -> Any:
     """The length of a task's first episode."""
     if not self._staggered:
-      return truncation_schedule.ConstantTruncationState(length=self._draw(key))
+      return _State(length=self._draw(key))
     # Episodes are met in proportion to their length, which makes uniform of log-uniform.
     length_key, left_key = jax.random.split(key)
     span = (self._max_length + 1 - self._min_length) * jax.random.uniform(length_key)
     length = jnp.floor(self._min_length + span)
     left = 1 + jnp.floor(length * jax.random.uniform(left_key))
-    return truncation_schedule.ConstantTruncationState(
-      length=jnp.minimum(left.astype(jnp.int32), self._max_length)
-    )
+    return _State(length=jnp.minimum(left.astype(jnp.int32), self._max_length))
 
   def next_state(
     self,
-    state: truncation_schedule.ConstantTruncationState,
+    state: Any,
     step: jax.Array,
     key: jax.Array,
     outer_state: Any,
-  ) -> tuple[truncation_schedule.ConstantTruncationState, jax.Array]:
+  ) -> tuple[Any, jax.Array]:
     """Whether the episode is over after `step` inner steps; if so, with the length of the next."""
     is_done = step >= state.length
     length = jnp.where(is_done, self._draw(key), state.length)
-    return truncation_schedule.ConstantTruncationState(length=length), is_done
+    return _State(length=length), is_done
 
   def _draw(self, key: jax.Array) -> jax.Array:
     low, high = jnp.log(float(self._min_length)), jnp.log(self._max_length + 1.0)
