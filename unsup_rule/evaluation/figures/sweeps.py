@@ -1,13 +1,17 @@
 """Accuracy against width, depth, nonlinearity, batch size and permutation."""
 
+import collections
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
+from unsup_rule.evaluation.setting import Setting
 from unsup_rule.evaluation.store import Row
 
 ABSENT = "Sweeps of width, depth, nonlinearity, batch size or permutation: nothing was varied."
+
+_SETTING = tuple(field.name for field in dataclasses.fields(Setting))
 
 # attribute -> (axis label, logarithmic, what to see)
 _SWEEPS = {
@@ -49,25 +53,21 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
 
 
 def _sweep(rows: Sequence[Row], attribute: str) -> list[style.Drawn]:
-  by_data: dict[str, list[Row]] = {}
-  for row in rows:
-    by_data.setdefault(comparison.data_label(row), []).append(row)
-  varied = [row for row in rows if len(_values_of(row["method"], rows, attribute)) > 1]
-  panels = [label for label in by_data if any(row in varied for row in by_data[label])]
+  panels = _panels(rows, attribute)
   if not panels:
     return []
   label, logarithmic, see = _SWEEPS[attribute]
   named = isinstance(rows[0]["identity"][attribute], (str, bool))
   figure, axes = style.new_figure(*style.grid(len(panels)), width=6.0 if named else 4.6)
-  for one, data in zip(axes.flat, panels, strict=False):
-    _panel(one, [row for row in by_data[data] if row in varied], attribute, named)
+  for one, panel in zip(axes.flat, panels, strict=False):
+    _panel(one, panel, attribute, named)
     if logarithmic:
       one.set_xscale("log")
     if not named:
-      ticks = sorted({row["identity"][attribute] for row in by_data[data]})
+      ticks = sorted({row["identity"][attribute] for row in panel})
       one.set_xticks(ticks, [f"{t:,}" for t in ticks], rotation=30 if len(ticks) > 6 else 0)
       one.minorticks_off()
-    one.set(title=data, xlabel=label, ylabel="accuracy, ridge")
+    one.set(title=comparison.data_label(panel[0]), xlabel=label, ylabel="accuracy, ridge")
     one.grid(axis="y", alpha=0.3)
   style.hide_rest(axes, len(panels))
   style.legend_below(figure, list(axes.flat[: len(panels)]))
@@ -76,8 +76,17 @@ def _sweep(rows: Sequence[Row], attribute: str) -> list[style.Drawn]:
   return [style.Drawn(f"sweep_{attribute}", title, caption, style.to_png(figure))]
 
 
-def _values_of(method: str, rows: Sequence[Row], attribute: str) -> set[Any]:
-  return {row["identity"][attribute] for row in rows if row["method"] == method}
+def _panels(rows: Sequence[Row], attribute: str) -> list[list[Row]]:
+  """Rows that differ in the attribute and the method alone; of methods seen at several values."""
+  groups: dict[str, list[Row]] = {}
+  for row in rows:
+    rest = {name: row["identity"][name] for name in _SETTING if name != attribute}
+    groups.setdefault(str(rest), []).append(row)
+  panels = []
+  for group in groups.values():
+    counts = collections.Counter(row["method"] for row in group)
+    panels.append([row for row in group if counts[row["method"]] > 1])
+  return [panel for panel in panels if panel]
 
 
 def _panel(axes, rows: Sequence[Row], attribute: str, named: bool) -> None:
