@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+from typing import Any
 
 import jax
 
@@ -15,7 +16,8 @@ def cache_on_disk() -> None:
   A folder that cannot be made is done without: the cache saves time and nothing else.
   `JAX_ENABLE_COMPILATION_CACHE=0` turns it off.
   """
-  if jax.config.read("jax_compilation_cache_dir") or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+  config: Any = jax.config
+  if config.jax_compilation_cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     return
   folder = pathlib.Path(default_folder()) / f"jax-{jax.__version__}"
   with contextlib.suppress(OSError):

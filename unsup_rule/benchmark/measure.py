@@ -49,7 +49,8 @@ def fastest(run: Callable[[], Any], budget: float = 3.0) -> float:
 @contextlib.contextmanager
 def no_compilation_cache() -> Iterator[None]:
   """Within it, jax reads no compiled program from disk."""
-  before = jax.config.read("jax_enable_compilation_cache")
+  config: Any = jax.config
+  before = config.jax_enable_compilation_cache
   jax.config.update("jax_enable_compilation_cache", False)
   try:
     yield
