@@ -118,32 +118,34 @@ def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
     yield "<p>The rule was not measured; name its folder with <code>--rule</code>.</p>"
     return
   yield (
-    "<p>Ridge read-out, the rule after its last step against each baseline at the baseline's best "
-    f"step, paired by seed. A difference counts from {comparison.SURE:g} standard errors on.</p>"
-    '<div class="wide"><table><tr><th>setting</th><th>the rule is better than</th>'
+    "<p>The rule after its last step against each baseline at the baseline's best step, by the "
+    f"same read-out, paired by seed. A difference counts from {comparison.SURE:g} standard errors "
+    "on.</p>"
+    '<div class="wide"><table><tr><th>setting</th><th>read-out</th><th>the rule is better than</th>'
     "<th>no sure difference</th><th>the rule is <b>worse</b> than</th></tr>"
   )
   for group in groups:
-    by_verdict: dict[str, list[str]] = {"better": [], "level": [], "worse": []}
-    for row, found in _differences(group):
-      text = f"{comparison.method_label(row)} ({found.mean:+.3f})"
-      by_verdict[found.verdict].append(html.escape(text))
-    cells = "".join(
-      f'<td class="{verdict}">{"<br>".join(names) or "&ndash;"}</td>'
-      for verdict, names in by_verdict.items()
-    )
     heading = html.escape(comparison.data_label(group[0]) + _varied(group[0], rows))
-    yield f"<tr><td>{heading}</td>{cells}</tr>"
+    for readout in ("ridge", "logistic"):
+      by_verdict: dict[str, list[str]] = {"better": [], "level": [], "worse": []}
+      for row, found in _differences(group, readout):
+        text = f"{comparison.method_label(row)} ({found.mean:+.3f})"
+        by_verdict[found.verdict].append(html.escape(text))
+      cells = "".join(
+        f'<td class="{verdict}">{"<br>".join(names) or "&ndash;"}</td>'
+        for verdict, names in by_verdict.items()
+      )
+      yield f"<tr><td>{heading}</td><td>{readout}</td>{cells}</tr>"
   yield "</table></div>"
 
 
-def _differences(group: Sequence[Row]) -> Iterable[tuple[Row, comparison.Difference]]:
+def _differences(group: Sequence[Row], readout: str) -> Iterable[tuple[Row, comparison.Difference]]:
   rule = comparison.rule_of(group)
-  if rule is not None:
-    for row in group:
-      value = comparison.best(row, "ridge")
-      if row is not rule and value is not None:
-        yield row, comparison.difference(comparison.reported(rule), value)
+  mine = None if rule is None else comparison.last(rule, readout)
+  for row in group:
+    value = comparison.best(row, readout)
+    if row is not rule and mine is not None and value is not None:
+      yield row, comparison.difference(mine, value)
 
 
 def _tables(rows: Sequence[Row]) -> Iterable[str]:
@@ -154,7 +156,7 @@ def _tables(rows: Sequence[Row]) -> Iterable[str]:
   )
   for group in comparison.tables(rows).values():
     heading = comparison.data_label(group[0]) + _varied(group[0], rows)
-    differences = {row["key"]: found for row, found in _differences(group)}
+    differences = {row["key"]: found for row, found in _differences(group, "ridge")}
     yield f"<h3>{html.escape(heading)}</h3>"
     heads = [*READOUT_NAMES.values(), "best step, ridge", "step", "rule minus method"]
     yield (
