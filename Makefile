@@ -17,7 +17,7 @@ train: $(INSTALLED)
 	.venv/bin/unsup-rule train --config_file=gin/laptop.gin --train_log_dir=runs/laptop
 
 test: $(INSTALLED)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2
 
 bench: $(INSTALLED)
 	.venv/bin/unsup-rule bench

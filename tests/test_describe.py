@@ -12,7 +12,7 @@ import matplotlib.image
 import pytest
 
 from unsup_rule import cli, config
-from unsup_rule.commands import arithmetic
+from unsup_rule.benchmark.counting import needs
 from unsup_rule.commands.sheet import ways
 from unsup_rule.training import heldout
 
@@ -164,7 +164,7 @@ def test_the_wheel_brings_the_gin_files(tmp_path):
 
 def test_counted_operations():
   a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
-  assert arithmetic.matrix_operations(lambda a, b: a @ b, a, b) == 2 * 3 * 4 * 5
+  assert needs(lambda a, b: a @ b, a, b).operations == 2 * 3 * 4 * 5
   x, k = jnp.ones((1, 10, 2)), jnp.ones((3, 2, 7))  # A valid convolution: 8 places, 7 channels.
 
   def convolved(x, k):
@@ -172,7 +172,7 @@ def test_counted_operations():
       x, k, (1,), "VALID", dimension_numbers=("NHC", "HIO", "NHC")
     )
 
-  assert arithmetic.matrix_operations(convolved, x, k) == 2 * 8 * 7 * 3 * 2
+  assert needs(convolved, x, k).operations == 2 * 8 * 7 * 3 * 2
 
   def looped(a, flag):
     def step(carry, _):
@@ -182,8 +182,8 @@ def test_counted_operations():
     return jax.lax.cond(flag, lambda a: a @ a.T @ a, lambda a: a, a)
 
   one = 2 * 3 * 4 * 3 + 2 * 3 * 3 * 4
-  assert arithmetic.matrix_operations(looped, a, True) == 7 * one
-  assert arithmetic.matrix_operations(jax.vmap(lambda a: a @ b), jnp.ones((9, 3, 4))) == 9 * 120
+  assert needs(looped, a, True).operations == 7 * one
+  assert needs(jax.vmap(lambda a: a @ b), jnp.ones((9, 3, 4))).operations == 9 * 120
 
 
 @pytest.mark.parametrize(

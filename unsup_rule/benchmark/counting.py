@@ -1,4 +1,4 @@
-"""What a program needs at least: arithmetic and memory traffic of its matrix products."""
+"""What a program needs at least: arithmetic and memory traffic of its products."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -40,6 +40,13 @@ def _needs(jaxpr: Any) -> Need:
       out = equation.outvars[0].aval
       operations = 2 * math.prod(out.shape) * math.prod(left[axis] for axis in contracted)
       moved = [*(v.aval for v in equation.invars), out]
+      inner = [Need(operations, sum(a.size * a.dtype.itemsize for a in moved))]
+    elif name == "conv_general_dilated":
+      kernel = equation.invars[1].aval.shape
+      out_axis = equation.params["dimension_numbers"].rhs_spec[0]
+      out = equation.outvars[0].aval
+      moved = [*(v.aval for v in equation.invars), out]
+      operations = 2 * math.prod(out.shape) * math.prod(kernel) // kernel[out_axis]
       inner = [Need(operations, sum(a.size * a.dtype.itemsize for a in moved))]
     elif name == "scan":
       inner = [Need(*(equation.params["length"] * n for n in need)) for need in inner]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from unsup_rule.commands import gin_flags
 from unsup_rule.errors import UnsupRuleError
 
 # Applications of the rule that a truncation's step costs: back-propagation goes forward twice (it
@@ -19,12 +20,7 @@ _MB = 1e6
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags; those of configuration are named as for `train`."""
-  for flag, metavar, text in (
-    ("--config_file", "FILE", "gin file (repeatable)"),
-    ("--gin_bindings", "BINDING", "one binding, such as run_train.num_steps=100 (repeatable)"),
-    ("--gin_import", "MODULE", "module whose configurables the gin files use (repeatable)"),
-  ):
-    parser.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
+  gin_flags.add_arguments(parser, "run_train.num_steps=100")
   parser.add_argument("--out", metavar="PNG", help="draw examples of every data set there")
   parser.add_argument(
     "--measure",
@@ -213,7 +209,7 @@ def _step_operations(family: Any, lopt: Any) -> int:
   """Operations of one inner step: its batch, the rule, and the meta-loss after it."""
   import jax
 
-  from unsup_rule.commands.arithmetic import matrix_operations
+  from unsup_rule.benchmark.counting import needs
 
   def step(theta, key):
     task = family.task_fn(family.sample(key))
@@ -226,7 +222,7 @@ def _step_operations(family: Any, lopt: Any) -> int:
     return task.loss(optimizer.get_params(state), key)
 
   key = jax.random.PRNGKey(0)
-  return matrix_operations(step, jax.eval_shape(lopt.init, key), key)
+  return needs(step, jax.eval_shape(lopt.init, key), key).operations
 
 
 def _measured(distribution: Any, lopt: Any, seed: int) -> list[str]:

@@ -6,18 +6,15 @@ import pathlib
 import sys
 
 from unsup_rule import files
+from unsup_rule.commands import gin_flags
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import lock
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
-  parser.add_argument(
-    "--config_file",
-    action="append",
-    default=[],
-    metavar="FILE",
-    help="gin file of a suite, such as gin/evaluation/smoke.gin (repeatable)",
+  gin_flags.add_arguments(
+    parser, "evaluate.seeds=20", "gin file of a suite, such as gin/evaluation/smoke.gin"
   )
   parser.add_argument(
     "--out",
@@ -32,20 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="FOLDER",
     help="folder of a run or of import-tf, with params and config.gin; without it only the "
     "baselines are measured",
-  )
-  parser.add_argument(
-    "--gin_bindings",
-    action="append",
-    default=[],
-    metavar="BINDING",
-    help="one binding, such as evaluate.seeds=20 (repeatable)",
-  )
-  parser.add_argument(
-    "--gin_import",
-    action="append",
-    default=[],
-    metavar="MODULE",
-    help="module whose configurables the gin files use (repeatable)",
   )
 
 
@@ -86,6 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
   failed = sum(row["status"] != "ok" for row in rows)
   print(f"{page}: {len(rows) - failed} cells measured, {failed} failed")
   if failed:
-    print("unsup-rule: some cells failed; the report says why, and a rerun tries them again",
-          file=sys.stderr)
+    print(
+      "unsup-rule: some cells failed; the report says why, and a rerun tries them again",
+      file=sys.stderr,
+    )
   return 1 if failed else 0

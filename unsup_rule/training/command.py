@@ -6,6 +6,7 @@ import pathlib
 import re
 import tempfile
 
+from unsup_rule.commands import gin_flags
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import lock
 
@@ -18,23 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="DIR",
     help="folder of the run; one that holds a run already goes on with it",
   )
-  parser.add_argument(
-    "--config_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)"
-  )
-  parser.add_argument(
-    "--gin_bindings",
-    action="append",
-    default=[],
-    metavar="BINDING",
-    help="one binding, such as run_train.num_steps=100 (repeatable)",
-  )
-  parser.add_argument(
-    "--gin_import",
-    action="append",
-    default=[],
-    metavar="MODULE",
-    help="module whose configurables the gin files use (repeatable)",
-  )
+  gin_flags.add_arguments(parser, "run_train.num_steps=100")
 
 
 def run(arguments: argparse.Namespace) -> int:

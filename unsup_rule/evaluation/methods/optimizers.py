@@ -58,9 +58,7 @@ class LibraryOptimizer:
       task = MLPTask(mlp, problems, problem, RidgeProbe(), self.name)
       params = self.optimizer.get_params(optimizer_state)
       loss, gradient = jax.value_and_grad(task.loss)(params, loss_key)
-      optimizer_state = self.optimizer.update(
-        optimizer_state, gradient, loss=loss, key=update_key
-      )
+      optimizer_state = self.optimizer.update(optimizer_state, gradient, loss=loss, key=update_key)
       return optimizer_state, problem
 
     def embed(state, x_ExP):
