@@ -91,7 +91,7 @@ def test_unknown_names_are_refused_at_once(name, message, tmp_path):
   start = time.monotonic()
   with pytest.raises(UnsupRuleError, match=message) as caught:
     load(name, "train", data_dir=tmp_path, cache_dir=tmp_path)
-  assert time.monotonic() - start < 20
+  assert time.monotonic() - start < 60  # TFDS alone takes over 200.
   assert "\n  In call" in str(caught.value)  # Gin's addition; ours is the one line before.
   assert len(str(caught.value).splitlines()) == 2
 
@@ -102,7 +102,7 @@ def test_a_set_that_cannot_be_downloaded_fails_within_seconds(tmp_path, monkeypa
   start = time.monotonic()
   with pytest.raises(UnsupRuleError) as caught:
     load("imagenet_resized/16x16", "train", data_dir=tmp_path, cache_dir=tmp_path)
-  assert time.monotonic() - start < 20
+  assert time.monotonic() - start < 60  # TFDS alone takes over 200.
   line = str(caught.value).splitlines()[0]
   assert "cannot get data set 'imagenet_resized/16x16'" in line
   assert f"data_dir {tmp_path}" in line
