@@ -347,5 +347,5 @@ def test_remat_does_not_change_the_meta_gradient(smallest_theta, x, strict):
 
 
 def test_unknown_remat():
-  with pytest.raises(UnsupRuleError, match="remat is 'layer'; choose 'step' or 'none'"):
+  with pytest.raises(UnsupRuleError, match="remat is 'layer'; choose one of step, none"):
     UnsupervisedRule(remat="layer")
