@@ -1,8 +1,7 @@
 """Timing of compiled programs, and of the machine they run on."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ class Timing(NamedTuple):
 
   Attributes:
     seconds: the fastest of several runs, since others share the machine.
-    compile_seconds: of tracing and compilation, nothing cached.
+    compile_seconds: of tracing and compilation.
     megabytes: arguments, results and temporaries together.
   """
 
@@ -25,10 +24,9 @@ class Timing(NamedTuple):
 
 def timed(function: Callable, *arguments: Any, budget: float = 3.0) -> Timing:
   """Compiles and runs for about `budget` seconds, at least three times."""
-  with no_compilation_cache():
-    began = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - began
+  began = time.perf_counter()
+  program = jax.jit(function).lower(*arguments).compile()
+  compile_seconds = time.perf_counter() - began
   memory: Any = program.memory_analysis()
   used = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
   seconds = fastest(lambda: jax.block_until_ready(program(*arguments)), budget)
@@ -44,18 +42,6 @@ def fastest(run: Callable[[], Any], budget: float = 3.0) -> float:
     run()
     times.append(time.perf_counter() - began)
   return min(times)
-
-
-@contextlib.contextmanager
-def no_compilation_cache() -> Iterator[None]:
-  """Within it, jax reads no compiled program from disk."""
-  config: Any = jax.config
-  before = config.jax_enable_compilation_cache
-  jax.config.update("jax_enable_compilation_cache", False)
-  try:
-    yield
-  finally:
-    jax.config.update("jax_enable_compilation_cache", before)
 
 
 class Machine(NamedTuple):
