@@ -16,15 +16,17 @@ import unsup_rule
 from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods.rule import Rule
-from unsup_rule.rule.learned_optimizer import UnsupervisedRule
 from unsup_rule.rule.sizes import init_theta, sizes_of
+from unsup_rule.rule.step_size import StepSize
 from unsup_rule.training import checkpoint
 
-_LEARNING_RATE = re.compile(r"^\s*UnsupervisedRule\.learning_rate\s*=\s*(\S+)", re.MULTILINE)
+_STEP_SIZE = re.compile(
+  r"^\s*UnsupervisedRule\.(learning_rate|decay_steps|decay_power)\s*=\s*(\S+)", re.MULTILINE
+)
 
 
 def load_rule(folder: str | os.PathLike) -> tuple[Rule, str]:
-  """Reads the rule of a run, or of `import-tf`: `params`, and `config.gin` for its learning rate.
+  """Reads the rule of a run, or of `import-tf`: `params`, and `config.gin` for its step size.
 
   Returns:
     The rule, and the SHA-256 of its `params` file.
@@ -59,14 +61,20 @@ def load_rule(folder: str | os.PathLike) -> tuple[Rule, str]:
     ) from error
   like = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
   theta = checkpoint.load_theta(path, like)
-  rates = _LEARNING_RATE.findall(text)
-  try:
-    rate = float(rates[-1]) if rates else UnsupervisedRule().learning_rate
-  except ValueError as error:
-    raise UnsupRuleError(
-      f"{folder}/config.gin binds UnsupervisedRule.learning_rate to {rates[-1]}; give a number"
-    ) from error
-  return Rule(theta, sizes, rate), hashlib.sha256(content).hexdigest()
+  step_size = StepSize(**_step_size_settings(folder, text))
+  return Rule(theta, sizes, step_size), hashlib.sha256(content).hexdigest()
+
+
+def _step_size_settings(folder: pathlib.Path, text: str) -> dict[str, float | None]:
+  settings = {}
+  for name, value in _STEP_SIZE.findall(text):
+    try:
+      settings[name] = None if value == "None" else float(value)
+    except ValueError as error:
+      raise UnsupRuleError(
+        f"{folder}/config.gin binds UnsupervisedRule.{name} to {value}; give a number"
+      ) from error
+  return settings
 
 
 def environment() -> dict[str, Any]:

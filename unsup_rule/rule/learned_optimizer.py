@@ -12,6 +12,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP, Activations, Params
 from unsup_rule.rule import execution
 from unsup_rule.rule.sizes import Sizes, Theta, init_theta
+from unsup_rule.rule.step_size import StepSize
 from unsup_rule.rule.update import changes
 
 from learned_optimization.learned_optimizers import base as lopt_base  # isort: skip
@@ -48,6 +49,8 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     num_grad_channels: channels of each low-rank readout.
     identical_updates: whether V_l receives the change of W_l.
     learning_rate: lr of the inner step, new = (1 - lr) old - lr change.
+    decay_steps: steps after which lr has fallen to (1/2)^decay_power; None: never.
+    decay_power: how fast it falls, see `StepSize`.
     remat: "step" keeps only the inner states of a truncation and computes each step again on the
       way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
       "none" keeps every intermediate value.
@@ -66,6 +69,8 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     num_grad_channels: int = 4,
     identical_updates: bool = True,
     learning_rate: float = 1e-4,
+    decay_steps: float | None = None,
+    decay_power: float = 2.0,
     remat: str = "step",
     tasks: str = "auto",
   ):
@@ -80,7 +85,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       num_grad_channels=num_grad_channels,
       identical_updates=identical_updates,
     )
-    self.learning_rate = learning_rate
+    self.step_size = StepSize(learning_rate, decay_steps, decay_power)
     self.remat = remat
     self.tasks = tasks
 
@@ -94,7 +99,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
 
   def opt_fn(self, theta: Theta, is_training: bool = False) -> opt_base.Optimizer:
     """The rule under one theta, as an Optimizer for the {W, b, V} of an MLP."""
-    return RuleOptimizer(self.sizes, theta, self.learning_rate, self.remat, self.tasks)
+    return RuleOptimizer(self.sizes, theta, self.step_size, self.remat, self.tasks)
 
 
 class RuleOptimizer(opt_base.Optimizer):
@@ -104,13 +109,13 @@ class RuleOptimizer(opt_base.Optimizer):
     self,
     sizes: Sizes,
     theta: Theta,
-    learning_rate: float,
+    step_size: StepSize,
     remat: str = "step",
     tasks: str = "auto",
   ):
     self.sizes = sizes
     self.theta = theta
-    self.learning_rate = learning_rate
+    self.step_size = step_size
     self.remat = remat
     self.tasks = tasks
 
@@ -148,7 +153,7 @@ class RuleOptimizer(opt_base.Optimizer):
       raise UnsupRuleError(
         "a batch of one example has no batch statistics; give the rule 2 or more, better 32"
       )
-    lr = self.learning_rate
+    lr = self.step_size(opt_state.iteration)
     mlp = mlp_of(opt_state.params)
 
     def compute(theta, params, activations):

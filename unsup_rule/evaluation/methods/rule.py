@@ -1,15 +1,11 @@
 """The rule itself, and its base model before any training."""
 
 import dataclasses
-from typing import Any
-
-import jax
-
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
-from unsup_rule.mlp import MLP
 from unsup_rule.rule.learned_optimizer import RuleOptimizer
 from unsup_rule.rule.sizes import Sizes, Theta
+from unsup_rule.rule.step_size import StepSize
 
 _SHOWN_UNITS = 32  # whose receptive fields are kept
 
@@ -21,12 +17,12 @@ class Rule:
   Attributes:
     theta: parameters of the rule.
     sizes: their sizes.
-    learning_rate: of the inner step.
+    step_size: lr over inner time.
   """
 
   theta: Theta
   sizes: Sizes
-  learning_rate: float
+  step_size: StepSize
 
   label = "the rule"
   about = "the learned unsupervised update, no labels"
@@ -34,15 +30,23 @@ class Rule:
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Applies the rule to every batch."""
     mlp = setting.mlp(inputs.values_NxP.shape[1])
-    optimizer = RuleOptimizer(self.sizes, self.theta, self.learning_rate)
+    optimizer = RuleOptimizer(self.sizes, self.theta, self.step_size)
 
-    def step(params, unused_key, x_BxP):
-      state = optimizer.init(params)
-      return optimizer.update(state, model_state=mlp.apply(params, x_BxP)).params
+    def init(key, unused_permutation):
+      return optimizer.init(mlp.init(key))
 
-    return base.training(
-      base.Learner(_init(mlp), step, mlp.features, inside=_inside(mlp)), setting, inputs
-    )
+    def step(state, unused_key, x_BxP):
+      return optimizer.update(state, model_state=mlp.apply(state.params, x_BxP))
+
+    def features(state, x_ExP):
+      return mlp.features(state.params, x_ExP)
+
+    def inside(state, x_ExP):
+      # What figures show of one model: bottom weights [P, units] and the embedding [E, F].
+      weights = state.params["layers_0"]["w"][0][:, :_SHOWN_UNITS]
+      return {"weights": weights, "embedding": features(state, x_ExP)}
+
+    return base.training(base.Learner(init, step, features, inside=inside), setting, inputs)
 
   def cost(self, setting: Setting) -> float:
     """About ten times a gradient."""
@@ -60,26 +64,14 @@ class Untrained:
     """Measures step 0 alone."""
     mlp = setting.mlp(inputs.values_NxP.shape[1])
     still = dataclasses.replace(setting, steps=(0,))
+
+    def init(key, unused_permutation):
+      return mlp.init(key)
+
     return base.training(
-      base.Learner(_init(mlp), lambda params, *unused: params, mlp.features), still, inputs
+      base.Learner(init, lambda params, *unused: params, mlp.features), still, inputs
     )
 
   def cost(self, setting: Setting) -> float:
     """Nothing but read-outs."""
     return 0.0
-
-
-def _init(mlp: MLP):
-  return lambda key, unused_permutation: mlp.init(key)
-
-
-def _inside(mlp: MLP):
-  """What figures show of one model: bottom weights [P, units] and the embedding [E, F]."""
-
-  def inside(params: Any, x_ExP: jax.Array) -> dict[str, jax.Array]:
-    return {
-      "weights": params["layers_0"]["w"][0][:, :_SHOWN_UNITS],
-      "embedding": mlp.features(params, x_ExP),
-    }
-
-  return inside
