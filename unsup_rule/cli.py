@@ -10,6 +10,8 @@ from unsup_rule.errors import UnsupRuleError
 # name -> (module with `add_arguments(parser)` and `run(arguments) -> exit code`, help)
 COMMANDS = {
   "train": ("unsup_rule.training.command", "meta-train what a gin file describes"),
+  "launch": ("unsup_rule.commands.launch", "meta-train with many processes, here or on a cluster"),
+  "status": ("unsup_rule.commands.status", "show a run that launch started"),
   "describe": ("unsup_rule.commands.describe", "say and show what a gin file would sample"),
   "evaluate": ("unsup_rule.commands.evaluate", "measure a rule against baselines, with a report"),
   "verify": ("unsup_rule.commands.verify", "compare with a recording of the authors' program"),

@@ -13,6 +13,7 @@ import io
 import os
 import pathlib
 import re
+import tempfile
 import tokenize
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ REGISTERED_MODULES = (
   "learned_optimization.tasks.quadratics",
   "unsup_rule.compat.estimators",
   "unsup_rule.data.sets",
+  "unsup_rule.distributed.options",
   "unsup_rule.probe",
   "unsup_rule.rule.learned_optimizer",
   "unsup_rule.tasks.distribution",
@@ -105,6 +107,18 @@ def parse(
     _guarded(gin.parse_config, "gin configuration", completion)
   _guarded(gin.finalize, "gin configuration")
   return text
+
+
+def parse_text(text: str, imports: Sequence[str] = ()) -> None:
+  """Reads what `parse` returned in another process, and locks it.
+
+  Raises:
+    UnsupRuleError: a name that this process does not know.
+  """
+  with tempfile.NamedTemporaryFile("w", suffix=".gin") as stream:
+    stream.write(text)
+    stream.flush()
+    parse([stream.name], imports=imports)
 
 
 def config_text() -> str:

@@ -55,6 +55,25 @@ def write_text(path: str | os.PathLike, content: str) -> None:
   write_bytes(path, content.encode())
 
 
+def private_folder(path: str | os.PathLike) -> pathlib.Path:
+  """Makes a folder that its owner alone may use, and returns its path.
+
+  Raises:
+    UnsupRuleError: it cannot be made, or belongs to somebody else.
+  """
+  folder = pathlib.Path(path)
+  try:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+      raise UnsupRuleError(f"{folder} belongs to another user; remove it or choose another folder")
+    folder.chmod(0o700)
+  except OSError as error:
+    raise UnsupRuleError(
+      f"cannot make {folder}: {error.strerror or error}; choose another folder"
+    ) from error
+  return folder
+
+
 def _sync_folder(folder: pathlib.Path) -> None:
   descriptor = os.open(folder, os.O_RDONLY)
   try:

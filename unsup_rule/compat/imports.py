@@ -19,9 +19,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from unsup_rule.errors import UnsupRuleError
-
 _LIBRARY = "learned_optimization"
+_COURIER = "unsup_rule.compat.courier"  # Stands for courier, on Ray.
 
 
 class _DeferredModule(types.ModuleType):
@@ -35,25 +34,15 @@ class _DeferredModule(types.ModuleType):
     return getattr(importlib.import_module(self.__name__), attribute)
 
 
-def _deferred_call(module: str, name: str, remedy: str | None = None) -> Callable[..., Any]:
+def _deferred_call(module: str, name: str) -> Callable[..., Any]:
   """Stands for a class that library modules name at import but call later, if at all."""
 
   def call(*args, **kwargs):
-    try:
-      target = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-      if remedy is None or error.name != module:
-        raise
-      raise UnsupRuleError(f"{module}.{name}: {remedy}") from error
-    return target(*args, **kwargs)
+    return getattr(importlib.import_module(module), name)(*args, **kwargs)
 
   return call
 
 
-_NO_COURIER = (
-  "asynchronous training needs an RPC module called courier, and none is installed; train in one "
-  "process (run_train.is_trainer and run_train.is_worker both True)"
-)
 # `enable_v2_behavior` asks for what is TensorFlow's default since 2.0, so it can do nothing.
 _TENSORFLOW_V2 = _DeferredModule("tensorflow.compat.v2", enable_v2_behavior=lambda: None)
 _DEFERRED = {
@@ -70,8 +59,8 @@ _DEFERRED = {
     _DeferredModule("tensorflow_datasets"),
     _DeferredModule(
       "courier",
-      Server=_deferred_call("courier", "Server", _NO_COURIER),
-      Client=_deferred_call("courier", "Client", _NO_COURIER),
+      Server=_deferred_call(_COURIER, "Server"),
+      Client=_deferred_call(_COURIER, "Client"),
     ),
   )
 }

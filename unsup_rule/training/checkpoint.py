@@ -129,6 +129,18 @@ def load_state(folder: str | pathlib.Path) -> dict[str, Any] | None:
   return None
 
 
+def read_state(path: str | pathlib.Path) -> dict[str, Any]:
+  """Reads one checkpoint.
+
+  Raises:
+    UnsupRuleError: it is missing, damaged, or of a later format.
+  """
+  try:
+    return _read(pathlib.Path(path))
+  except (_DamagedError, OSError) as error:
+    raise UnsupRuleError(f"{path} is damaged ({error}); restore it from a copy") from error
+
+
 class _DamagedError(Exception):
   pass
 

@@ -87,7 +87,7 @@ def _mean(estimates: Sequence[_Estimate]) -> tuple[Any, float]:
   return gradient, float(np.mean([estimate.loss for estimate in estimates]))
 
 
-def _source_losses(family: Any, info: Any) -> dict[str, list[float]]:
+def source_losses(family: Any, info: Any) -> dict[str, list[float]]:
   """Meta-losses of an estimate's steps by data set, where the task family names data sets.
 
   Steps in which a task began anew are left out.
@@ -104,6 +104,27 @@ def _source_losses(family: Any, info: Any) -> dict[str, list[float]]:
     if len(values):
       found.setdefault(name, []).extend(values.tolist())
   return found
+
+
+def initial_learner_state(
+  lopt: lopt_base.LearnedOptimizer, learner: gradient_learner.GradientLearner, seed: int
+) -> Any:
+  """Returns the learner's state that a run with this seed starts from.
+
+  Raises:
+    UnsupRuleError: theta is to come from a file, and does not fit.
+  """
+  key = jax.random.fold_in(jax.random.PRNGKey(seed), _THETA)
+  path = getattr(learner, "_init_theta_from_path", None)
+  if path:
+    # The library takes what it finds there without a look at shapes; this one checks.
+    checkpoint.load_theta(path, lopt.init(key))
+  return trees.strong(learner.init(key))
+
+
+def key_of_update(seed: int, step: int) -> jax.Array:
+  """Returns the key of the update after `step` others."""
+  return jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(seed), _STEPS), step)
 
 
 def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -182,7 +203,7 @@ class MetaTrainingRun:
     A gradient that is not finite is dropped, and its inner problems start anew. The step counts
     even where every gradient is dropped and theta stays.
     """
-    key = jax.random.fold_in(jax.random.fold_in(self._root_key, _STEPS), self.step)
+    key = key_of_update(self._seed, self.step)
     estimate_key, update_key, reset_key, resample_key = jax.random.split(key, 4)
     weights = self._learner.get_state_for_worker(self.learner_state)
     estimates = [
@@ -281,12 +302,7 @@ class MetaTrainingRun:
       self.slots.append(Slot(origin, estimator, unroll_state, int(saved["bad_in_a_row"])))
 
   def _initial_learner_state(self) -> Any:
-    key = jax.random.fold_in(self._root_key, _THETA)
-    path = getattr(self._learner, "_init_theta_from_path", None)
-    if path:
-      # The library takes what it finds there without a look at shapes; this one checks.
-      checkpoint.load_theta(path, self._lopt.init(key))
-    return trees.strong(self._learner.init(key))
+    return initial_learner_state(self._lopt, self._learner, self._seed)
 
   def _new_problems(self, estimator: Any, weights: Any, key: jax.Array) -> Any:
     return trees.strong(estimator.init_worker_state(weights, key))
@@ -301,7 +317,7 @@ class MetaTrainingRun:
       float(output.mean_loss),
       gradient,
       trees.strong(output.unroll_state),
-      _source_losses(slot.family, output.unroll_info),
+      source_losses(slot.family, output.unroll_info),
     )
     return estimate if trees.all_finite((estimate.loss, gradient)) else None
 

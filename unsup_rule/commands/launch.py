@@ -1,0 +1,63 @@
+"""`unsup-rule launch`: meta-trains with many processes on Ray, here or on a cluster."""
+
+import argparse
+import pathlib
+
+from unsup_rule.commands import gin_flags
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.training import lock
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags."""
+  parser.add_argument(
+    "--train_log_dir",
+    default="runs/launch",
+    metavar="DIR",
+    help="folder of the run; one that holds a run already goes on with it (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--workers", type=int, required=True, metavar="N", help="processes that compute gradients"
+  )
+  parser.add_argument(
+    "--address",
+    metavar="HOST:PORT",
+    help="head of a Ray cluster that runs; without it Ray is started here and stopped again",
+  )
+  parser.add_argument(
+    "--token_file",
+    metavar="FILE",
+    help="the cluster's token (default: what RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token)",
+  )
+  gin_flags.add_arguments(parser, "run_train.staleness=4")
+
+
+def run(arguments: argparse.Namespace) -> int:
+  """Trains; returns the exit code.
+
+  Raises:
+    UnsupRuleError: bad configuration, a folder that cannot be written, a cluster that does not
+      answer, or training that failed.
+  """
+  folder = pathlib.Path(arguments.train_log_dir)
+  if not arguments.config_file and not arguments.gin_bindings:
+    raise UnsupRuleError("nothing to train; give a gin file with --config_file")
+  if arguments.workers < 1:
+    raise UnsupRuleError(f"--workers is {arguments.workers}; give at least 1")
+  from unsup_rule.distributed import cluster
+
+  cluster.check_installed()
+  with lock.exclusive(folder):
+    from unsup_rule import config
+    from unsup_rule.distributed import launcher
+    from unsup_rule.training import heldout, summary
+
+    text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
+    heldout.check_configuration()
+    launch = launcher.Launch(text, arguments.gin_import, folder, arguments.workers)
+    for warning in launcher.warnings(launch.n_workers):
+      print(f"note: {warning}", flush=True)
+    with cluster.connected(arguments.address, arguments.workers, arguments.token_file) as ray:
+      launcher.train(ray, launch)
+    print(summary.describe(folder))
+  return 0

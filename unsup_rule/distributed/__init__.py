@@ -1,0 +1,1 @@
+"""Asynchronous meta-training on Ray: one learner, many workers, populations of such runs."""

@@ -1,0 +1,43 @@
+"""One core for each worker process, without anyone to assign them."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import tempfile
+from typing import IO
+
+from unsup_rule import files
+
+# Held as long as the process lives; the kernel lets go of the lock however it ends.
+_held: list[IO] = []
+
+
+def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
+  """Binds this process, all its threads, to a core that no other worker on this machine has.
+
+  Call it before jax computes anything: XLA sizes its thread pool by the cores it may use.
+
+  Args:
+    folder: where the locks are, one file for each core; one of the user's by default.
+
+  Returns:
+    The core; None, and nothing changed, where each is taken or the system knows no affinity.
+  """
+  if not hasattr(os, "sched_setaffinity"):
+    return None
+  folder = folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{os.getuid()}"
+  files.private_folder(folder)
+  for core in sorted(os.sched_getaffinity(0)):
+    stream = open(folder / str(core), "w")  # noqa: SIM115  Stays open, see `_held`.
+    try:
+      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      stream.close()
+      continue
+    _held.append(stream)
+    for thread in os.listdir("/proc/self/task"):
+      with contextlib.suppress(ProcessLookupError):
+        os.sched_setaffinity(int(thread), {core})
+    return core
+  return None

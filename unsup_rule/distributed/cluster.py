@@ -1,0 +1,169 @@
+"""Ray: started on this machine in this process's own name and stopped again, or joined by address.
+
+Ray listens on all interfaces, and whoever may talk to it can run code. So a random token, in a file
+that the user alone can read, is asked of everyone, also where Ray would not by itself.
+"""
+
+import atexit
+import contextlib
+import functools
+import importlib
+import importlib.util
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from unsup_rule import files
+from unsup_rule.compat import courier
+from unsup_rule.errors import UnsupRuleError
+
+_PROBE_SECONDS = 5.0
+_OBJECT_STORE_BYTES = 512 * 2**20
+# What decides how a process behaves, and is not inherited by processes on a cluster.
+_INHERITED = ("PYTHONPATH", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL")
+
+
+def check_installed() -> None:
+  """Raises UnsupRuleError where Ray is not installed; does not import it."""
+  if importlib.util.find_spec("ray") is None:
+    raise UnsupRuleError("launch needs Ray, and it is not installed: run pip install 'ray>=2.60'")
+
+
+def make_token(path: pathlib.Path) -> pathlib.Path:
+  """Writes a new random token for the owner's eyes alone, unless the file exists; returns it.
+
+  Raises:
+    UnsupRuleError: the file can be read by others, or cannot be written.
+  """
+  files.private_folder(path.parent)
+  with contextlib.suppress(FileExistsError):
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+      stream.write(secrets.token_hex(32))
+  if path.stat().st_mode & 0o077:
+    raise UnsupRuleError(f"{path} can be read by others; run chmod 600 {path}, or make a new one")
+  return path
+
+
+@contextlib.contextmanager
+def connected(address: str | None, n_workers: int, token: str | None = None) -> Iterator[Any]:
+  """Within it Ray runs; yields the module.
+
+  Args:
+    address: "host:port" of a cluster's head; None starts Ray here, for as long as the context.
+    n_workers: processes that need a core each.
+    token: path of the cluster's token file; `RAY_AUTH_TOKEN_PATH`, or Ray's own default, if None.
+
+  Raises:
+    UnsupRuleError: nobody listens at the address, or the token is refused.
+  """
+  check_installed()
+  with _started_here(n_workers) if address is None else _joined(address, token) as ray:
+    yield ray
+
+
+def environment() -> dict[str, Any]:
+  """Returns the runtime environment of actors."""
+  given = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+  return {"env_vars": given}
+
+
+@contextlib.contextmanager
+def _started_here(n_workers: int) -> Iterator[Any]:
+  folder = _own_folder()
+  # Ray opens its own folder to all users; the one around it is closed.
+  inside = files.private_folder(folder / "r")
+  ray = _import_ray(RAY_AUTH_TOKEN_PATH=str(make_token(folder / "token")), RAY_TMPDIR=str(inside))
+  try:
+    with _one_line("cannot start Ray on this machine"):
+      ray.init(
+        num_cpus=max(n_workers, os.cpu_count() or 1),
+        include_dashboard=False,
+        namespace=courier.NAMESPACE,
+        log_to_driver=False,
+        logging_level="error",
+        object_store_memory=_OBJECT_STORE_BYTES,
+        _temp_dir=str(inside),
+      )
+    yield ray
+  finally:
+    ray.shutdown()
+    shutil.rmtree(inside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _joined(address: str, token: str | None) -> Iterator[Any]:
+  _probe(address)
+  _check_token(token)
+  ray = _import_ray(**({"RAY_AUTH_TOKEN_PATH": token} if token else {}))
+  try:
+    with _one_line(f"Ray at {address} refused"):
+      ray.init(
+        address=address,
+        namespace=courier.NAMESPACE,
+        log_to_driver=False,
+        logging_level="error",
+      )
+    yield ray
+  finally:
+    ray.shutdown()
+
+
+@functools.cache  # Ray reads its token once in the life of a process.
+def _own_folder() -> pathlib.Path:
+  """Makes a folder for this process alone. Its path is short, as those of sockets must be."""
+  folder = pathlib.Path(tempfile.mkdtemp(prefix="ur-"))
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder
+
+
+def _import_ray(**variables: str) -> Any:
+  """Sets what Ray reads when it is imported, and imports it."""
+  # Without the mode a driver is refused even with the right token.
+  os.environ.update(RAY_AUTH_MODE="token", **variables)
+  os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # One less thing that leaves the machine.
+  os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+  return importlib.import_module("ray")
+
+
+def _check_token(given: str | None) -> None:
+  if given is None and "RAY_AUTH_TOKEN" in os.environ:
+    return
+  default = pathlib.Path.home() / ".ray" / "auth_token"
+  path = pathlib.Path(given or os.environ.get("RAY_AUTH_TOKEN_PATH") or default)
+  try:
+    mode = path.stat().st_mode
+  except OSError as error:
+    raise UnsupRuleError(
+      f"no token at {path}: {error.strerror}; give the cluster's token file with --token_file"
+    ) from error
+  if mode & 0o077:
+    raise UnsupRuleError(f"{path} can be read by others; run chmod 600 {path}")
+
+
+def _probe(address: str) -> None:
+  """Fails at once where nobody listens: ray.init would try for ten minutes."""
+  host, _, port = address.rpartition(":")
+  try:
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS):
+      pass
+  except (OSError, ValueError) as error:
+    raise UnsupRuleError(
+      f"nobody answers at --address={address} ({error}); give host:port of a running head, as "
+      "`ray start --head` printed it"
+    ) from error
+
+
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+  try:
+    yield
+  except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+    text = " ".join(str(error).split())
+    hint = "; check --token_file" if "auth" in text.lower() or "token" in text.lower() else ""
+    raise UnsupRuleError(f"{what}: {text[:300]}{hint}") from error

@@ -1,0 +1,75 @@
+"""Shows a run while it goes on: a table that is redrawn in a terminal, a line now and then else."""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from unsup_rule.distributed import table
+from unsup_rule.errors import UnsupRuleError
+
+_TABLE_SECONDS = 1.0
+_LINE_SECONDS = 30.0
+
+
+class Display:
+  """Asks for reports in a thread of its own, so that a dead learner holds up nobody."""
+
+  def __init__(self, report: Callable[[], dict[str, Any]], stream: Any = None):
+    """Shows on `stream` (standard error) what `report` returns."""
+    self._ask, self._stream = report, stream or sys.stderr
+    self._terminal = self._stream.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
+    self._lines = 0  # That the table takes on the screen.
+    self._shown_at = self._said_at = 0.0
+    self._report: dict[str, Any] = {"state": "starting"}
+    self._ended = threading.Event()
+    self._thread = threading.Thread(target=self._poll, daemon=True)
+
+  def __enter__(self) -> "Display":
+    self._thread.start()
+    return self
+
+  def __exit__(self, *unused_error: Any) -> None:
+    self._ended.set()
+    if self._terminal:
+      self._draw()
+
+  def say(self, text: str) -> None:
+    """Prints a line above the table."""
+    self._erase()
+    print(text, file=self._stream, flush=True)
+
+  def refresh(self) -> None:
+    """Draws where it is time to."""
+    now = time.monotonic()
+    if self._terminal and now - self._shown_at >= _TABLE_SECONDS:
+      self._shown_at = now
+      self._draw()
+    elif not self._terminal and now - self._said_at >= _LINE_SECONDS:
+      self._said_at = now
+      text = table.render(self._report).split("\n\n", 1)[0]
+      self.say("; ".join(" ".join(line.split()) for line in text.splitlines()))
+
+  def _poll(self) -> None:
+    while not self._ended.wait(_TABLE_SECONDS):
+      try:
+        self._report = {"state": "running", **self._ask()}
+      except (UnsupRuleError, OSError):
+        self._report = {**self._report, "state": "learner is starting"}
+      except Exception:  # Ray is being shut down.
+        return
+
+  def _draw(self) -> None:
+    size = shutil.get_terminal_size()
+    lines = [line[: size.columns - 1] for line in table.render(self._report).splitlines()]
+    lines = lines[: max(size.lines - 2, 1)]
+    self._erase()
+    print("\n".join(lines), file=self._stream, flush=True)
+    self._lines = len(lines)
+
+  def _erase(self) -> None:
+    if self._lines:
+      print(f"\x1b[{self._lines}F\x1b[J", end="", file=self._stream)
+      self._lines = 0

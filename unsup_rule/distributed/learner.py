@@ -1,0 +1,165 @@
+"""The learner: holds theta, serves it, updates it with the workers' gradients, saves it."""
+
+import os
+import pathlib
+import resource
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unsup_rule import config, files
+from unsup_rule.compat import asynchronous
+from unsup_rule.distributed import identity, logs
+from unsup_rule.distributed.ledger import Incarnations, Ledger
+from unsup_rule.distributed.options import DistributedOptions
+from unsup_rule.distributed.run_files import RunFiles
+from unsup_rule.distributed.server import GradientServer, StopRequested
+from unsup_rule.distributed.theta import ThetaKeeper
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.training import checkpoint, curve, summary
+from unsup_rule.training.options import TrainerOptions
+
+
+def run_learner(
+  config_text: str, imports: Sequence[str], folder: str, server: str, n_workers: int
+) -> dict[str, Any]:
+  """Trains, from where the folder's checkpoint left off. One learner a process.
+
+  Args:
+    config_text: the gin configuration.
+    imports: modules that it needs.
+    folder: of the run.
+    server: name to serve under.
+    n_workers: how many to expect.
+
+  Returns:
+    "state", which is "finished" or "stopped", and "step".
+
+  Raises:
+    UnsupRuleError: the folder cannot be written or belongs to another configuration, no worker
+      sends gradients, or updates are not finite.
+  """
+  logs.redirect(folder, "learner")
+  print(f"learner: process {os.getpid()}", flush=True)
+  config.parse_text(config_text, imports)
+  result: dict[str, Any] = {}
+
+  def train(make_learner: Any, **settings: Any) -> None:
+    session = LearnerSession(
+      pathlib.Path(folder), server, n_workers, make_learner, config_text, settings
+    )
+    result.update(session.train())
+
+  asynchronous.run_as_learner(train)
+  return result
+
+
+class LearnerSession:
+  """From one start of a learner's process to its end."""
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    server: str,
+    n_workers: int,
+    make_learner: Any,
+    config_text: str,
+    settings: dict[str, Any],
+  ):
+    """Restores the run; `settings` is what gin's `run_train` has, the rest as in `run_learner`."""
+    self._server_name, self._n_workers = server, n_workers
+    self._settings, self._config_text = settings, config_text
+    self._trainer = TrainerOptions()
+    # What the library draws from numpy's global generator affects nothing but one summary.
+    np.random.seed(self._trainer.seed)
+    found = checkpoint.load_state(folder)
+    if found is None and (folder / "params").exists():
+      raise UnsupRuleError(
+        f"{folder} holds params but no checkpoint to go on from; choose another "
+        "--train_log_dir so that they are not overwritten"
+      )
+    self._ledger = Ledger(found.get("ledger") if found else None)
+    self._incarnations = Incarnations(folder)
+    self._files = RunFiles(folder, found, self._trainer.seed, settings["num_steps"])
+    self._keeper = ThetaKeeper(make_learner, self._trainer.seed, self._files.updated)
+    if found:
+      where = f"the checkpoint of step {found['step']} in {folder}"
+      if not np.array_equal(found["root_key"], self._root_key()):
+        raise UnsupRuleError(
+          f"{where} was not made with trainer.seed = {self._trainer.seed}; set the seed of that "
+          "run, or choose another --train_log_dir"
+        )
+      self._keeper.restored(found["learner"], where)
+      self._keeper.refused = int(found["dropped"])
+    self._files.keeper = self._keeper
+    self._files.books = lambda: {"ledger": self._ledger.to_state()}
+    self._files.losses = lambda: self._ledger.losses
+    self._files.refused = lambda: sum(self._ledger.refused.values())
+    files.write_text(folder / "config.gin", config_text)
+    self._server: GradientServer | None = None
+
+  def train(self) -> dict[str, Any]:
+    """Trains to the end or until stopped; theta is saved in any case."""
+    num_steps, num_seconds = self._settings["num_steps"], self._settings["num_seconds"]
+    state = "finished"
+    done = self._keeper.step >= num_steps or 0 < num_seconds <= self._files.seconds
+    try:
+      if not done:
+        asynchronous.train_learner(self._keeper, self._make_server, self._files, **self._settings)
+    except StopRequested:
+      state = "stopped"
+    except UnsupRuleError:
+      state = "failed"
+      raise
+    finally:
+      if self._server is not None:
+        self._server.close()
+      self._files.save_finally()
+      self._files.write_status(state)
+      self._files.close()
+    folder = self._files.folder
+    if state == "finished" and not summary.is_current(folder, self._keeper.step):
+      self._summarise(folder)
+      self._files.write_status(state)
+    return {"state": state, "step": self._keeper.step}
+
+  def _summarise(self, folder: pathlib.Path) -> None:
+    curve.draw(folder, type(self._keeper.lopt).__name__)
+    summary.write(
+      folder,
+      self._keeper.lopt,
+      self._keeper.initial_theta(),
+      self._keeper.theta,
+      self._trainer.heldout_fn,
+      self._keeper.step,
+      self._files.seconds,
+      sum(self._ledger.refused.values()),
+    )
+
+  def _make_server(self, **loop: Any) -> GradientServer:
+    server = GradientServer(
+      self._server_name,
+      DistributedOptions(),
+      self._ledger,
+      self._incarnations,
+      self._keeper.step,
+      identity.of_this_process(self._config_text),
+      self._n_workers,
+      **loop,
+    )
+    server.report_with(self._about)
+    self._files.report = server.report
+    self._server = server
+    return server
+
+  def _about(self) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scale = 1 if sys.platform == "darwin" else 1024
+    return {"peak_memory_bytes": peak * scale, "pid": os.getpid(), **self._files.about()}
+
+  def _root_key(self) -> np.ndarray:
+    import jax
+
+    return np.asarray(jax.random.PRNGKey(self._trainer.seed))
