@@ -254,7 +254,9 @@ def _measured(distribution: Any, lopt: Any, seed: int) -> list[str]:
 
     def draw(key):
       problem = family.sample(key)
-      return jax.tree.map(jax.numpy.sum, (problem, family.task_fn(problem).draw(key)))
+      task = family.task_fn(problem)
+      drawn = (problem, task.unlabelled(key), task.labelled(key))
+      return jax.tree.map(jax.numpy.sum, drawn)
 
     def one_step(carry, key):
       return carry, jax.vmap(draw)(jax.random.split(key, n_tasks))

@@ -54,18 +54,26 @@ class MLPTask(tasks_base.Task):
     shapes = jax.eval_shape(self.mlp.apply, params, x)
     return params, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-  def draw(self, key: jax.Array) -> Batch:
-    """One batch of the problem: unlabelled examples, and labelled ones for the probe."""
-    key, labelled_key = jax.random.split(key)
-    probe_x, train, test = self.problems.labelled(self.problem, labelled_key)
-    x = self.problems.unlabelled(self.problem, key)
-    return {"x": x, "probe_x": probe_x, "train": train, "test": test}
+  def unlabelled(self, key: jax.Array, data: Batch = None) -> Batch:
+    """The unlabelled batch of a step: {"x": [B,P]}, and "mask" [B] where `data` has one."""
+    data = dict(data or {})
+    if "x" not in data:
+      data["x"] = self.problems.unlabelled(self.problem, jax.random.split(key)[0])
+    return data
+
+  def labelled(self, key: jax.Array, data: Batch = None) -> tuple[jax.Array, Targets, Targets]:
+    """The probe's draw of a step: inputs [2K,P], and the targets of both halves."""
+    data = dict(data or {})
+    names = ("probe_x", "train", "test")
+    if not data.keys() >= set(names):
+      drawn = self.problems.labelled(self.problem, jax.random.split(key)[1])
+      data = dict(zip(names, drawn, strict=True)) | data
+    return data["probe_x"], Targets(*data["train"]), Targets(*data["test"])
 
   def measure(self, params: Params, key: jax.Array, data: Batch = None) -> ProbeResult:
     """The probe on a labelled draw under the present parameters."""
-    batch = self.draw(key) | dict(data or {})
-    features = self.mlp.features(params, batch["probe_x"])
-    train, test = Targets(*batch["train"]), Targets(*batch["test"])
+    x, train, test = self.labelled(key, data)
+    features = self.mlp.features(params, x)
     return self.probe(features, train, test, self.problems.max_ways, self.problem.ways)
 
   def loss(self, params: Params, key: jax.Array, data: Batch = None) -> jax.Array:
@@ -77,7 +85,7 @@ class MLPTask(tasks_base.Task):
   ) -> tuple[jax.Array, Activations]:
     """The probe's loss, and the activations [B, ..] of the unlabelled batch."""
     del state
-    batch = self.draw(key) | dict(data or {})
+    batch = self.unlabelled(key, data)
     return self.loss(params, key, data), self.mlp.apply(params, batch["x"], batch.get("mask"))
 
   def loss_and_aux(
@@ -121,7 +129,8 @@ class MLPTaskFamily(tasks_base.TaskFamily):
   ):
     if not isinstance(problems, Problems):
       raise UnsupRuleError(
-        f"MLPTaskFamily.problems is {problems!r}; set it to @Problems() with at least one source"
+        f"MLPTaskFamily.problems is {problems!r}; give a Problems, or let task_distribution "
+        "make the families"
       )
     self.mlp = MLP(problems.n_inputs, tuple(hidden), n_outputs, nonlinearity)
     self.problems = problems
