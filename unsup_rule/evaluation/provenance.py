@@ -1,6 +1,5 @@
 """Where numbers come from: theta, configuration, versions, machine."""
 
-import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -8,73 +7,25 @@ import platform
 import re
 from typing import Any
 
-import flax.serialization
 import jax
-import msgpack
 
 import unsup_rule
 from unsup_rule import compat
-from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods.rule import Rule
-from unsup_rule.rule.sizes import init_theta, sizes_of
-from unsup_rule.rule.step_size import StepSize
-from unsup_rule.training import checkpoint
-
-_STEP_SIZE = re.compile(
-  r"^\s*UnsupervisedRule\.(learning_rate|decay_steps|decay_power)\s*=\s*(\S+)", re.MULTILINE
-)
+from unsup_rule.weights.pretrained import pretrained
 
 
-def load_rule(folder: str | os.PathLike) -> tuple[Rule, str]:
-  """Reads the rule of a run, or of `import-tf`: `params`, and `config.gin` for its step size.
+def load_rule(rule: str | os.PathLike) -> tuple[Rule, str]:
+  """Reads a rule: the folder of a run or of `import-tf`, a .npz file, or a shipped name.
 
   Returns:
-    The rule, and the SHA-256 of its `params` file.
+    The rule, and the SHA-256 of its theta.
 
   Raises:
-    UnsupRuleError: a file is missing or damaged, or holds no theta of the rule.
+    UnsupRuleError: a file is missing or damaged, or holds no theta of the rule alone.
   """
-  folder = pathlib.Path(folder)
-  path = folder / "params"
-  try:
-    content = path.read_bytes()
-    text = (folder / "config.gin").read_text()
-  except OSError as error:
-    raise UnsupRuleError(
-      f"cannot read {error.filename}: {error.strerror}; give --rule the folder of a run, with "
-      "params and config.gin"
-    ) from error
-  try:
-    found: Any = flax.serialization.msgpack_restore(content)["params"]
-    sizes = sizes_of(found)
-  except (
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    IndexError,
-    msgpack.exceptions.UnpackException,
-  ) as error:
-    raise UnsupRuleError(
-      f"{path} is damaged or holds no theta of the rule; give the folder of a run that trained "
-      "@UnsupervisedRule()"
-    ) from error
-  like = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
-  theta = checkpoint.load_theta(path, like)
-  step_size = StepSize(**_step_size_settings(folder, text))
-  return Rule(theta, sizes, step_size), hashlib.sha256(content).hexdigest()
-
-
-def _step_size_settings(folder: pathlib.Path, text: str) -> dict[str, float | None]:
-  settings = {}
-  for name, value in _STEP_SIZE.findall(text):
-    try:
-      settings[name] = None if value == "None" else float(value)
-    except ValueError as error:
-      raise UnsupRuleError(
-        f"{folder}/config.gin binds UnsupervisedRule.{name} to {value}; give a number"
-      ) from error
-  return settings
+  found = pretrained(rule)
+  return Rule(found.theta, found.sizes, found.step_size), found.sha256
 
 
 def environment() -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule.data import Bank, load
+from unsup_rule.data import Bank
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP
+from unsup_rule.tasks.sources import DataSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Data:
     resolution: pixels a side; None for the set's own.
     classes: classes to use, by number; () for all.
     grey: whether colours are averaged away.
+    words: what a text is to the model: "presence" of each word, or "counts" of it.
   """
 
   name: str
@@ -31,6 +33,7 @@ class Data:
   resolution: int | None = None
   classes: tuple[int, ...] = ()
   grey: bool = False
+  words: str = "presence"
 
   @classmethod
   def from_settings(cls, settings: "str | Mapping[str, Any]") -> "Data":
@@ -62,8 +65,10 @@ class Data:
 
   def bank(self, split: str) -> Bank:
     """Loads the examples of a split."""
-    bank = load(self.name, split, resolution=self.resolution, grey=self.grey)
-    return bank.select_classes(self.classes) if self.classes else bank
+    data_set = DataSet(
+      self.name, split=split, classes=self.classes, grey=self.grey, words=self.words
+    )
+    return data_set.bank(self.resolution)
 
 
 @dataclasses.dataclass(frozen=True)

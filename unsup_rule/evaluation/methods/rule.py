@@ -1,6 +1,7 @@
 """The rule itself, and its base model before any training."""
 
 import dataclasses
+
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.rule.learned_optimizer import RuleOptimizer
