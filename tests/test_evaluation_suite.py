@@ -9,6 +9,7 @@ from unsup_rule import config
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance, runner
 from unsup_rule.evaluation.suite import Suite
+from unsup_rule.training import checkpoint
 
 SMALL = {"n_outputs": 8, "methods": ("rule", "untrained")}
 
@@ -80,7 +81,7 @@ def test_a_damaged_or_missing_theta_is_an_error(tmp_path, content):
 
 def test_another_optimizers_theta_is_an_error(tmp_path):
   folder = rule_folder(tmp_path / "rule")
-  provenance.checkpoint.save_params(folder, {"dense": {"w": 1.0}}, step=0)
+  checkpoint.save_params(folder, {"dense": {"w": 1.0}}, step=0)
   with pytest.raises(UnsupRuleError, match="holds no theta of the rule"):
     provenance.load_rule(folder)
 

@@ -25,6 +25,7 @@ _HOMES = {
   "UnsupervisedRule": "unsup_rule.rule.learned_optimizer",
   "load": "unsup_rule.data",
   "load_theta": "unsup_rule.training.checkpoint",
+  "pretrained": "unsup_rule.weights.pretrained",
 }
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
   "describe": ("unsup_rule.commands.describe", "say and show what a gin file would sample"),
   "evaluate": ("unsup_rule.commands.evaluate", "measure a rule against baselines, with a report"),
   "verify": ("unsup_rule.commands.verify", "compare with a recording of the authors' program"),
+  "export": ("unsup_rule.commands.export", "turn a run into one file to ship, or into a folder"),
   "bench": ("unsup_rule.commands.bench", "time the rule beside the limits of the machine"),
   "import-tf": ("unsup_rule.commands.import_tf", "turn the authors' TensorFlow weights into ours"),
 }

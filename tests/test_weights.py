@@ -1,0 +1,244 @@
+"""The file that a rule is shipped in, the ways to load one, and `unsup-rule export`."""
+
+import copy
+import dataclasses
+import io
+import json
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from evaluation_helpers import SIZES, rule_folder
+
+import unsup_rule
+from unsup_rule.cli import main
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.sizes import init_theta
+from unsup_rule.rule.step_size import StepSize
+from unsup_rule.training.checkpoint import load_theta
+from unsup_rule.weights.archive import Archive, Use, digest
+from unsup_rule.weights.pretrained import DEFAULT, names
+
+
+@pytest.fixture(scope="module")
+def archive():
+  theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
+  return Archive(theta, StepSize(3e-3, 100.0), Use(40, 16), {"gin": "a = 1\n", "seed": 3})
+
+
+@pytest.fixture
+def path(archive, tmp_path):
+  archive.write(tmp_path / "rule.npz")
+  return tmp_path / "rule.npz"
+
+
+def test_comes_back_as_it_was(archive, path):
+  found = Archive.read(path)
+  assert (found.step_size, found.use) == (archive.step_size, archive.use)
+  assert found.sizes == SIZES
+  assert found.provenance == archive.provenance
+  jax.tree.map(np.testing.assert_array_equal, found.theta, archive.theta)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(found.theta)} == {"float32"}
+
+
+def test_same_content_makes_the_same_bytes(archive, path, tmp_path):
+  archive.write(tmp_path / "again.npz")
+  assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
+
+
+def test_numpy_alone_reads_it_without_pickle(archive, path):
+  with np.load(path, allow_pickle=False) as found:
+    header = json.loads(bytes(found["header"]))
+    np.testing.assert_array_equal(found["linear/w"], archive.theta["linear"]["w"])
+  assert header["format"] == 1
+  assert header["arrays"]["linear/w"] == {"shape": [4, 2], "dtype": "float32"}
+  assert header["sha256"] == digest(archive.theta)
+
+
+def rewritten(path, change):
+  """Applies `change(header, arrays)` to a file, as a program that does not know of sums might."""
+  with np.load(path) as found:
+    arrays = {name: found[name] for name in found.files}
+  header = json.loads(bytes(arrays.pop("header")))
+  change(header, arrays)
+  stream = io.BytesIO()
+  np.savez(stream, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+  path.write_bytes(stream.getvalue())
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda h, a: h.update(format=2), "has format 2, this version of unsup-rule reads 1"),
+    (lambda h, a: a.update({"linear/w": a["linear/w"] + 1}), "do not match their checksum"),
+    (lambda h, a: a.pop("linear/b"), "array linear/b is missing"),
+    (lambda h, a: a.update({"linear/c": a["linear/b"]}), "the header says nothing"),
+    (
+      lambda h, a: h["sizes"].update(output_size=9),
+      r"\(1, 1, 8\).* a rule of these sizes has \(\(1, 1, 9\)",
+    ),
+    (lambda h, a: h["step_size"].update(learning_rate=-1), "learning_rate is -1; give a positive"),
+    (lambda h, a: h.pop("use"), "is damaged"),
+  ],
+)
+def test_a_file_that_is_not_right_is_one_line(path, change, message):
+  rewritten(path, change)
+  with pytest.raises(UnsupRuleError, match=message) as caught:
+    Archive.read(path)
+  assert str(path) in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", [0, 0.1, 0.5, 0.9])
+def test_a_file_cut_short_or_scratched(path, where):
+  content = path.read_bytes()
+  at = int(where * len(content))
+  path.write_bytes(content[:at])
+  with pytest.raises(UnsupRuleError, match=r"damaged or holds no rule; copy it again"):
+    Archive.read(path)
+  path.write_bytes(content[:at] + bytes(byte ^ 0xFF for byte in content[at : at + 40]))
+  with pytest.raises(UnsupRuleError):
+    Archive.read(path) if where else Archive.read(path.with_name("missing.npz"))
+
+
+def test_pickled_content_is_refused(path):
+  np.savez(path, header=np.asarray([{"format": 1}], dtype=object), allow_pickle=True)
+  with pytest.raises(UnsupRuleError, match="damaged or holds no rule"):
+    Archive.read(path)
+
+
+def test_values_that_are_not_finite(archive, tmp_path):
+  theta = copy.deepcopy(archive.theta)
+  theta["linear"]["w"][0, 0] = np.nan
+  dataclasses.replace(archive, theta=theta).write(tmp_path / "nan.npz")
+  with pytest.raises(UnsupRuleError, match="not finite"):
+    Archive.read(tmp_path / "nan.npz")
+
+
+def test_three_ways_and_itself(path, tmp_path):
+  by_default = unsup_rule.pretrained()
+  assert by_default.name == DEFAULT
+  assert unsup_rule.pretrained(DEFAULT).sha256 == by_default.sha256
+  assert unsup_rule.pretrained(by_default) is by_default
+  assert unsup_rule.pretrained(path).step_size == StepSize(3e-3, 100.0)
+  from_run = unsup_rule.pretrained(str(rule_folder(tmp_path / "run")))
+  assert from_run.sizes == SIZES
+  assert from_run.step_size == StepSize(3e-3)
+  assert from_run.name == "run"
+
+
+@pytest.mark.parametrize(
+  ("rule", "message"),
+  [
+    ("lapptop", "no rule 'lapptop'; did you mean 'laptop'[?] known are .*laptop"),
+    ("no/such/folder", "no rule 'no/such/folder'; known are "),
+    ("no.npz", "cannot read no.npz: No such file"),
+    (3, "rule is 3; give a name, a path"),
+  ],
+)
+def test_unknown_rules(rule, message):
+  with pytest.raises(UnsupRuleError, match=message):
+    unsup_rule.pretrained(rule)
+
+
+def test_is_copied_and_pickled(path):
+  rule = unsup_rule.pretrained(path)
+  for other in (copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))):
+    assert other.sha256 == rule.sha256
+    assert repr(other) == repr(rule) == f"<rule 'rule', embedding of 8, {rule.sha256[:12]}>"
+
+
+@pytest.mark.slow
+def test_loads_without_a_word_and_without_tensorflow():
+  program = (
+    "import sys, unsup_rule; unsup_rule.pretrained()\n"
+    "assert not {'tensorflow', 'orbax', 'matplotlib'} & set(sys.modules)"
+  )
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_learned_optimizer_is_the_same_rule(path):
+  rule = unsup_rule.pretrained(path)
+  learned = rule.learned_optimizer()
+  assert (learned.sizes, learned.step_size) == (rule.sizes, rule.step_size)
+  mlp = unsup_rule.MLP(6, (5,), 8)
+  params = mlp.init(jax.random.PRNGKey(1))
+  activations = mlp.apply(params, jax.random.uniform(jax.random.PRNGKey(2), (4, 6)))
+  steps = [
+    jax.jit(lambda params, a, o=optimizer: o.update(o.init(params), model_state=a))
+    for optimizer in (rule.optimizer(), learned.opt_fn(rule.theta))
+  ]
+  after = [step(params, activations).params for step in steps]
+  jax.tree.map(np.testing.assert_array_equal, *after)
+
+
+def test_export_of_a_run(tmp_path, capsys):
+  folder = rule_folder(tmp_path / "run")
+  (folder / "config.gin").write_text(
+    "task_distribution.sources = ['b', {'name': 'a'}]\n"
+    "trainer.seed = 5\nUnsupervisedRule.learning_rate = 0.5\nHeldOut.data = {'name': 'c'}\n"
+  )
+  (folder / "summary.json").write_text('{"outer_steps": 7, "heldout_accuracy_after": 0.81234}')
+  out = tmp_path / "mine.npz"
+  command = ["export", "--rule", str(folder), "--out", str(out), "--about", "Of a test."]
+  assert main([*command, "--steps", "70", "--core-hours", "1.5", "--commit", "abc"]) == 0
+  assert "sha256" in capsys.readouterr().out
+  rule = unsup_rule.pretrained(out)
+  assert rule.use == Use(70, Use.batch_size)
+  assert rule.step_size == StepSize(0.5)
+  known = rule.provenance
+  assert (known["data_sets"], known["seed"], known["commit"]) == (["a", "b"], 5, "abc")
+  assert (known["outer_steps"], known["core_hours"]) == (7, 1.5)
+  assert "trainer.seed = 5" in known["gin"]
+  for fact in ("# mine", "Of a test.", "| seed | 5 |", "| the rule | 0.812 |", rule.sha256):
+    assert fact in rule.card
+  assert main(command) == 2
+  assert "mine.npz exists already; remove it" in capsys.readouterr().err
+
+
+def test_export_to_a_folder_keeps_the_rule(path, tmp_path, capsys):
+  out = tmp_path / "folder"
+  command = ["export", "--rule", str(path), "--out", str(out)]
+  assert main(command) == 0
+  before, after = unsup_rule.pretrained(path), unsup_rule.pretrained(out)
+  assert (after.sha256, after.step_size) == (before.sha256, before.step_size)
+  assert main(command) == 2
+  assert "folder/params exists already" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not unsup_rule.compat.IS_HEAD, reason="the release has no opt_from_checkpoint")
+def test_the_library_loads_the_folder(path, tmp_path):
+  from learned_optimization.learned_optimizers import opt_from_checkpoint
+
+  assert main(["export", "--rule", str(path), "--out", str(tmp_path / "folder")]) == 0
+  optimizer = opt_from_checkpoint.opt_from_checkpoint(str(tmp_path / "folder" / "params"))
+  assert optimizer.step_size == StepSize(3e-3, 100.0)
+  rule = unsup_rule.pretrained(path)
+  jax.tree.map(np.testing.assert_array_equal, dict(optimizer.theta), rule.theta)
+
+
+def test_a_rule_trained_together_with_another_optimizer_is_no_rule_alone(tmp_path):
+  folder = rule_folder(tmp_path / "run")
+  (folder / "config.gin").write_text("UnsupervisedRule.step = @LearnableAdam()\n")
+  with pytest.raises(UnsupRuleError, match=r"together with step = @LearnableAdam\(\) and is not"):
+    unsup_rule.pretrained(folder)
+  (folder / "config.gin").write_text("UnsupervisedRule.step = None\n")
+  assert unsup_rule.pretrained(folder).sizes == SIZES
+
+
+def test_every_shipped_rule_has_a_card():
+  assert DEFAULT in names()
+  for name in names():
+    rule = unsup_rule.pretrained(name)
+    assert rule.sha256 in rule.card
+    assert {"gin", "data_sets", "commit", "core_hours", "seed"} <= set(rule.provenance)
+
+
+def test_theta_of_a_folder_fits_load_theta(path, tmp_path):
+  assert main(["export", "--rule", str(path), "--out", str(tmp_path / "f")]) == 0
+  like = init_theta(SIZES, jax.random.PRNGKey(1))
+  assert digest(load_theta(tmp_path / "f", like)) == unsup_rule.pretrained(path).sha256

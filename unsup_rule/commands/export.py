@@ -1,0 +1,130 @@
+"""`unsup-rule export`: a meta-trained rule as one file to ship, or as a folder for the library."""
+
+import argparse
+import dataclasses
+import pathlib
+import subprocess
+
+import jax
+
+from unsup_rule import files
+from unsup_rule.errors import UnsupRuleError
+
+# Of summary.json: (key, words of the card).
+_MEASURED = (
+  ("heldout_untrained_accuracy_before", "the same networks untrained"),
+  ("heldout_accuracy_before", "the rule before meta-training"),
+  ("heldout_accuracy_after", "the rule"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Arguments of `export`."""
+  parser.add_argument("--rule", required=True, help="folder of a run, .npz file, or shipped name")
+  parser.add_argument(
+    "--out",
+    type=pathlib.Path,
+    required=True,
+    help="FILE.npz, which gets a model card FILE.md beside it; or a folder for params and "
+    "config.gin, which opt_from_checkpoint of learned_optimization loads",
+  )
+  parser.add_argument("--about", help="a sentence or two for the model card")
+  parser.add_argument("--steps", type=int, help="applications that the rule is at its best with")
+  parser.add_argument("--batch-size", type=int, help="examples of one application")
+  parser.add_argument("--core-hours", type=float, help="that meta-training took")
+  parser.add_argument("--commit", help="that it was trained at (default: of this checkout)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+  """Writes the file or the folder."""
+  from unsup_rule.weights import run_folder
+  from unsup_rule.weights.pretrained import pretrained
+
+  out = arguments.out
+  rule = pretrained(arguments.rule)
+  use = {"steps": arguments.steps, "batch_size": arguments.batch_size}
+  told = {
+    "about": arguments.about,
+    "core_hours": arguments.core_hours,
+    "commit": arguments.commit or rule.provenance.get("commit") or _commit(),
+  }
+  rule = dataclasses.replace(
+    rule,
+    name=out.stem,
+    use=dataclasses.replace(rule.use, **{k: v for k, v in use.items() if v is not None}),
+    provenance=rule.provenance | {k: v for k, v in told.items() if v is not None},
+  )
+  if out.suffix == ".npz":
+    for path in (out, out.with_suffix(".md")):
+      if path.exists():
+        raise UnsupRuleError(f"{path} exists already; remove it or choose another name")
+    files.write_text(out.with_suffix(".md"), _card(rule))
+    rule.write(out)
+  else:
+    run_folder.write(out, rule)
+  print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {out}")
+  return 0
+
+
+def _count(rule) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(rule.theta))
+
+
+def _commit() -> str | None:
+  """Of the checkout that this module is in; None for an installed package or without git."""
+  try:
+    done = subprocess.run(
+      ["git", "rev-parse", "HEAD"],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return done.stdout.strip()
+
+
+def _card(rule) -> str:
+  """The model card: what the archive knows, for people."""
+  known = rule.provenance
+  step_size = rule.step_size
+  lr = f"{step_size.learning_rate:g}"
+  if step_size.decay_steps is not None:
+    lr += f" / (1 + t / {step_size.decay_steps:g})^{step_size.decay_power:g}"
+  facts = {
+    "parameters": f"{_count(rule):,}",
+    "width of the embedding": rule.sizes.output_size,
+    "step size": lr,
+    "applications, examples of each": f"{rule.use.steps}, {rule.use.batch_size}",
+    "data sets of meta-training": ", ".join(known.get("data_sets", ())) or None,
+    "outer steps": known.get("outer_steps"),
+    "wall-clock of meta-training": f"{known['seconds']:.0f} s" if "seconds" in known else None,
+    "core-hours": known.get("core_hours"),
+    "seed": known.get("seed"),
+    "commit": known.get("commit"),
+    "SHA-256 of theta": f"`{rule.sha256}`",
+  }
+  rows = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
+  measured = [f"| {words} | {known[key]:.3f} |" for key, words in _MEASURED if key in known]
+  if measured:
+    measured = ["", "| held out | accuracy |", "|---|---|", *measured]
+  return "\n".join(
+    [
+      f"# {rule.name}",
+      "",
+      known.get("about") or "A meta-trained unsupervised update rule.",
+      "",
+      "| | |",
+      "|---|---|",
+      *rows,
+      *measured,
+      "",
+      "Configuration of its meta-training:",
+      "",
+      "```",
+      known.get("gin", "").strip(),
+      "```",
+      "",
+    ]
+  )

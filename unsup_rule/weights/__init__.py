@@ -1,0 +1,1 @@
+"""Meta-trained rules: the file format they are shipped in, and those that come with the package."""

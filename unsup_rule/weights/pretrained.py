@@ -1,0 +1,90 @@
+"""`pretrained`: a meta-trained rule by name, by path, or the one that is best by default."""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
+from unsup_rule.weights.archive import Archive, digest
+
+DEFAULT = "laptop"
+_FOLDER = pathlib.Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained(Archive):
+  """A meta-trained rule, ready to be applied.
+
+  Attributes:
+    name: of a shipped rule, or of the file or folder.
+    card: what it is, what it was trained on and measured to do, in Markdown; "" if unknown.
+  """
+
+  name: str
+  card: str
+
+  def learned_optimizer(self, **settings) -> UnsupervisedRule:
+    """The rule as a `LearnedOptimizer`, whose `opt_fn(self.theta)` applies it.
+
+    Args:
+      **settings: further arguments of `UnsupervisedRule`, such as `step`.
+    """
+    own = {} if settings.get("step") is not None else dataclasses.asdict(self.step_size)
+    return UnsupervisedRule(**dataclasses.asdict(self.sizes), **(own | settings))
+
+  def optimizer(self) -> RuleOptimizer:
+    """The rule as an `Optimizer` for the {W, b, V} of an MLP."""
+    return RuleOptimizer(self.sizes, self.theta, self.step_size)
+
+  @property
+  def sha256(self) -> str:
+    """Of theta."""
+    return digest(self.theta)
+
+  def __repr__(self) -> str:
+    return f"<rule {self.name!r}, embedding of {self.sizes.output_size}, {self.sha256[:12]}>"
+
+
+def names() -> list[str]:
+  """Names of the rules that come with the package."""
+  return sorted(path.stem for path in _FOLDER.glob("*.npz"))
+
+
+def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrained:
+  """Loads a meta-trained rule.
+
+  Args:
+    rule: a name (see `names`), the path of a .npz file, the path of a run's folder, or None for
+      the default. What is loaded already is returned as it is.
+
+  Raises:
+    UnsupRuleError: no such rule, a damaged file, or one of another format.
+  """
+  if isinstance(rule, Pretrained):
+    return rule
+  if rule is None:
+    rule = DEFAULT
+  if not isinstance(rule, (str, os.PathLike)):
+    raise UnsupRuleError(f"rule is {rule!r}; give a name, a path, or what pretrained() returned")
+  path = pathlib.Path(rule)
+  if str(rule) in names():
+    path = _FOLDER / f"{rule}.npz"
+  elif path.suffix != ".npz" and not path.is_dir():
+    near = difflib.get_close_matches(str(rule), names(), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UnsupRuleError(
+      f"no rule {str(rule)!r}; {hint}known are {', '.join(names())}, or give the path of a .npz "
+      "file or of a run's folder"
+    )
+  if path.is_dir():
+    from unsup_rule.weights import run_folder  # The library's checkpoints take a second to import.
+
+    archive = run_folder.read(path)
+  else:
+    archive = Archive.read(path)
+  card = path.with_suffix(".md")
+  text = card.read_text() if path.suffix == ".npz" and card.is_file() else ""
+  fields = {field.name: getattr(archive, field.name) for field in dataclasses.fields(archive)}
+  return Pretrained(**fields, name=path.stem or path.name, card=text)
