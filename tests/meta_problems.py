@@ -24,6 +24,12 @@ def two_quadratics(key):
 
 
 @gin.configurable(module="meta_problems")
+def no_family(key):
+  """Fails, as a data set does that is not there."""
+  raise KeyError("there are no families today")
+
+
+@gin.configurable(module="meta_problems")
 def size_of_theta(lopt, theta):
   """Stands for a held-out measurement: deterministic, and different for each theta."""
   del lopt

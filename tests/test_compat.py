@@ -22,7 +22,7 @@ from learned_optimization.tasks import base as tasks_base
 from learned_optimization.tasks.datasets import base as datasets_base
 
 from unsup_rule import compat
-from unsup_rule.compat import estimators, trainer
+from unsup_rule.compat import courier, estimators, trainer
 from unsup_rule.errors import UnsupRuleError
 
 
@@ -133,24 +133,16 @@ def test_missing_library_says_what_to_install():
   assert "--no-deps learned-optimization==0.0.1" in last
 
 
-def test_courier_stand_in_explains_and_gives_way(monkeypatch):
+def test_the_librarys_courier_is_ours():
   # 0.0.1 imports courier at the top of the module, HEAD inside the functions that use it.
   learner = distributed.AsyncLearner(
-    "name", weights=0, current_iteration=0, batch_size=1, staleness=1, start_server=False
+    "name", weights=7, current_iteration=0, batch_size=1, staleness=1, start_server=False
   )
-  monkeypatch.delitem(sys.modules, "courier", raising=False)
-  with pytest.raises(UnsupRuleError, match="asynchronous training needs an RPC module"):
-    learner.start_server()
-
-  class Server:
-    def __init__(self, name, **_):
-      raise KeyError(f"the real one, {name}")
-
-  real = type(sys)("courier")
-  real.Server = Server
-  monkeypatch.setitem(sys.modules, "courier", real)
-  with pytest.raises(KeyError, match="the real one"):
-    learner.start_server()
+  name = distributed.uniquify_server_name("learner", "name")
+  assert name not in courier._servers
+  learner.start_server()
+  assert isinstance(courier._servers[name], courier.Server)
+  assert courier.Client(name).get_weights(0) == (0, 7)
 
 
 class _Bowl(tasks_base.TaskFamily):

@@ -18,11 +18,14 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
 from unsup_rule import files
 from unsup_rule.compat import courier
 from unsup_rule.errors import UnsupRuleError
 
 _PROBE_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 512 * 2**20
 # What decides how a process behaves, and is not inherited by processes on a cluster.
 _INHERITED = ("PYTHONPATH", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL")
@@ -92,7 +95,9 @@ def _started_here(n_workers: int) -> Iterator[Any]:
       )
     yield ray
   finally:
+    started = psutil.Process().children(recursive=True)
     ray.shutdown()
+    _gone(started)
     shutil.rmtree(inside, ignore_errors=True)
 
 
@@ -112,6 +117,15 @@ def _joined(address: str, token: str | None) -> Iterator[Any]:
     yield ray
   finally:
     ray.shutdown()
+
+
+def _gone(processes: list[psutil.Process]) -> None:
+  """Returns when none of them is left; Ray leaves a moment before its last ones."""
+  _, left = psutil.wait_procs(processes, timeout=_SHUTDOWN_SECONDS)
+  for process in left:
+    with contextlib.suppress(psutil.NoSuchProcess):
+      process.kill()
+  psutil.wait_procs(left, timeout=_SHUTDOWN_SECONDS)
 
 
 @functools.cache  # Ray reads its token once in the life of a process.

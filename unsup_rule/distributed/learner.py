@@ -93,6 +93,7 @@ class LearnerSession:
         )
       self._keeper.restored(found["learner"], where)
       self._keeper.refused = int(found["dropped"])
+    print(f"learner: goes on from update {self._keeper.step}", flush=True)
     self._files.keeper = self._keeper
     self._files.books = lambda: {"ledger": self._ledger.to_state()}
     self._files.losses = lambda: self._ledger.losses

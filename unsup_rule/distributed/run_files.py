@@ -68,7 +68,7 @@ class RunFiles:
     self._seconds_before = float(found["seconds"]) if found else 0.0
     self._began = self._saved_at = time.monotonic()
     self._events = EventWriter(folder, self._first_step + 1)
-    self._rows = curve.Curve(folder, self._first_step)
+    self._rows: curve.Curve | None = curve.Curve(folder, self._first_step)
     self._scalars: dict[str, float] = {}
     self._scalars_step = 0
     self._last: Update | None = None
@@ -155,7 +155,9 @@ class RunFiles:
     self._last = update
     refused = self.refused()
     with self._tolerant():
-      self._rows.add(
+      rows = self._rows or curve.Curve(self.folder, update.step - 1)
+      self._rows = None  # A write that fails may leave it closed.
+      rows.add(
         step=update.step,
         seconds=self.seconds,
         loss=update.loss,
@@ -223,7 +225,8 @@ class RunFiles:
     """Closes the files."""
     with contextlib.suppress(OSError):
       self._events.close()
-      self._rows.close()
+      if self._rows is not None:
+        self._rows.close()
 
   def _library_view(self, value: Any) -> Any:
     return value.replace(gradient_learner_state=self.keeper.state, elapsed_time=self.seconds)
@@ -235,7 +238,8 @@ class RunFiles:
       yield
     except (OSError, UnsupRuleError) as error:
       if not self.problem:
-        print(f"cannot write, going on: {error}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # The log may be on that disk too.
+          print(f"cannot write, going on: {error}", file=sys.stderr, flush=True)
       self.problem = str(error)
 
 

@@ -1,0 +1,95 @@
+"""Processes of a real run are killed, stopped and started again."""
+
+import csv
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from launched import Launched, all_workers_send
+from learned_optimization.learned_optimizers import base as lopt_base
+
+from unsup_rule.training import checkpoint
+
+_LOST = 50  # distributed.checkpoint_every_updates
+
+
+def _steps(folder):
+  with open(folder / "curve.csv", newline="") as stream:
+    return [int(row["step"]) for row in csv.DictReader(stream)]
+
+
+@pytest.mark.slow
+def test_kills_cost_little_and_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+  folder = tmp_path / "run"
+  with Launched(folder) as run:
+    before = run.wait(lambda status: all_workers_send(status) and status["step"] > 100)
+
+    # A worker: Ray starts it anew, with another stream, while the other one goes on.
+    os.kill(before["workers"]["0"]["pid"], signal.SIGKILL)
+    after = run.wait(
+      lambda status: (
+        status["workers"]["0"]["restarts"] == 1
+        and status["workers"]["0"]["gradients"] > before["workers"]["0"]["gradients"] + 20
+      )
+    )
+    assert after["workers"]["0"]["pid"] != before["workers"]["0"]["pid"]
+    assert after["workers"]["1"]["restarts"] == 0
+    assert after["learner_restarts"] == 0
+    assert "worker 0: start 0" in run.log("worker_0")
+    assert "worker 0: start 1" in run.log("worker_0")
+
+    # The learner: it goes on from its last checkpoint, and the workers come back by themselves.
+    reached = run.status()["step"]
+    run.remember()
+    os.kill(after["pid"], signal.SIGKILL)
+    again = run.wait(
+      lambda status: status["learner_restarts"] == 1 and all_workers_send(status, at_least=20)
+    )
+    assert again["pid"] != after["pid"]
+    assert {worker["pid"] for worker in again["workers"].values()} == {
+      worker["pid"] for worker in after["workers"].values()
+    }
+    learner_starts = run.log("learner").count("learner: process")
+    assert learner_starts == 2
+    resumed = int(run.log("learner").rsplit("goes on from update ", 1)[1].split()[0])
+    assert reached - _LOST <= resumed
+
+    run.interrupt()
+    code, left = run.finish()
+    assert (code, left) == (130, [])
+    stopped = run.status()
+    assert stopped["state"] == "stopped"
+    assert checkpoint.load_state(folder)["step"] == stopped["step"] == stopped["saved_step"]
+    assert _steps(folder) == list(range(1, stopped["step"] + 1))
+
+  newest = folder / f"checkpoint_{stopped['step']}"
+  with open(newest, "r+b") as stream:
+    stream.truncate(newest.stat().st_size // 2)
+  n_steps = stopped["step"] + 30
+  with Launched(folder, f"run_train.num_steps = {n_steps}") as run:
+    code, left = run.finish()
+    assert (code, left) == (0, []), run.output()
+    assert f"checkpoint_{stopped['step']} is damaged" in run.log("learner")
+    assert run.status()["state"] == "finished"
+    # Numbered on from what the processes before them were.
+    assert "worker 0: start 2" in run.log("worker_0")
+  assert _steps(folder) == list(range(1, n_steps + 1))
+  theta = checkpoint.load_theta(folder, lopt_base.LearnableAdam().init(jax.random.PRNGKey(0)))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree_util.tree_leaves(theta))
+  assert (folder / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_when_every_worker_fails_the_run_ends_and_says_why(tmp_path):
+  with Launched(
+    tmp_path / "run", "build_gradient_estimators.sample_task_family_fn = @no_family", workers=1
+  ) as run:
+    code, left = run.finish()
+    assert (code, left) == (2, [])
+    last = run.output().splitlines()[-1]
+    assert last.startswith("unsup-rule: error: no worker is left, the last one said: ")
+    assert "there are no families today" in last
+  # Theta is saved, and the run can go on with another configuration of the workers.
+  assert checkpoint.load_state(tmp_path / "run")["step"] == 0
