@@ -53,7 +53,7 @@ def test_a_host_answers_in_bytes_only_once_the_server_has_started(server, monkey
   host = courier.Host()
   # These bytes would fail to open.
   assert host.call("not there yet", "add", b"no pickle") is None
-  reply = host.call("adder", "add", courier._packed(((jnp.ones(2),), {})))
+  reply = host.call("adder", "add", courier.packed(((jnp.ones(2),), {})))
   succeeded, result = courier.pickle.loads(reply)
   assert succeeded
   assert isinstance(result, np.ndarray)

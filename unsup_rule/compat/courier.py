@@ -117,7 +117,7 @@ class Client:
         server = _servers.get(self._address)
       if server is not None:
         return server.call(method, *arguments, **keywords)
-      return self._call_host(method, _packed((arguments, keywords)))
+      return self._call_host(method, packed((arguments, keywords)))
 
     return call
 
@@ -181,12 +181,13 @@ class Host:
       found = _servers[server]
     try:
       arguments, keywords = pickle.loads(payload)
-      return _packed((True, found.call(method, *arguments, **keywords)))
+      return packed((True, found.call(method, *arguments, **keywords)))
     except Exception as error:
-      return _packed((False, _portable(error)))
+      return packed((False, _portable(error)))
 
 
-def _packed(tree: Any) -> bytes:
+def packed(tree: Any) -> bytes:
+  """Returns a tree in the form that travels."""
   plain = jax.tree_util.tree_map(
     lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, tree
   )

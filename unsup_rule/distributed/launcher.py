@@ -97,16 +97,8 @@ def start_role(
   return Role(name, actor, run.remote(function, pickle.dumps(keywords)))
 
 
-def train(ray: Any, launch: Launch) -> dict[str, Any]:
-  """Runs a learner and its workers to the end.
-
-  Returns:
-    What the learner returned: "state" and "step".
-
-  Raises:
-    UnsupRuleError: the learner gave up, or no worker is left.
-    KeyboardInterrupt, SystemExit: a signal came; all is saved.
-  """
+def start(ray: Any, launch: Launch) -> tuple[Role, list[Role]]:
+  """Starts a learner and its workers."""
   common = {
     "config_text": launch.config_text,
     "imports": list(launch.imports),
@@ -129,6 +121,20 @@ def train(ray: Any, launch: Launch) -> dict[str, Any]:
     )
     for index in range(launch.n_workers)
   ]
+  return learner, workers
+
+
+def train(ray: Any, launch: Launch) -> dict[str, Any]:
+  """Runs a learner and its workers to the end.
+
+  Returns:
+    What the learner returned: "state" and "step".
+
+  Raises:
+    UnsupRuleError: the learner gave up, or no worker is left.
+    KeyboardInterrupt, SystemExit: a signal came; all is saved.
+  """
+  learner, workers = start(ray, launch)
   report = courier.Client(launch.server, _REPORT_SECONDS).report
   with StopRequest() as stop, display.Display(report) as shown:
     result = _watch(ray, learner, workers, stop, shown)

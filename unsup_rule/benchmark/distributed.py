@@ -1,0 +1,197 @@
+"""Measures distributed training: how it scales on this machine, and what one learner absorbs.
+
+  python -m unsup_rule.benchmark.distributed scaling
+  python -m unsup_rule.benchmark.distributed absorb --workers=512
+
+Each prints one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import pickle
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from unsup_rule import config
+from unsup_rule.compat import courier
+from unsup_rule.distributed import cluster, identity, launcher
+from unsup_rule.distributed.server import Contribution, Reply
+
+_LOOK_SECONDS = 1.0
+_SIMULATORS = 2  # Processes that stand for all the workers.
+
+_ABSORB = """
+run_train.lopt = @UnsupervisedRule()
+run_train.num_steps = 1000000
+run_train.trainer_batch_size = 256
+run_train.staleness = 16
+GradientLearner.theta_opt = @GradientClipOptimizer()
+GradientClipOptimizer.opt = @Adam()
+Adam.learning_rate = 3e-4
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one measurement."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  commands = parser.add_subparsers(dest="command", required=True)
+  scaling = commands.add_parser("scaling", help="gradients a second of 1 and of 2 workers")
+  scaling.add_argument("--config_file", default="laptop.gin")
+  scaling.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
+  absorb = commands.add_parser("absorb", help="gradients a second that one learner takes")
+  absorb.add_argument("--workers", type=int, default=512)
+  absorb.add_argument("--seconds", type=float, default=60.0)
+  arguments = parser.parse_args(argv)
+  if arguments.command == "scaling":
+    result = measure_scaling(arguments.config_file, arguments.seconds)
+  else:
+    result = measure_absorption(arguments.workers, arguments.seconds)
+  print(json.dumps({"command": arguments.command, "cores": os.cpu_count(), **result}))
+  return 0
+
+
+def measure_scaling(config_file: str, seconds: float) -> dict[str, Any]:
+  """Counts gradients of real workers, first of one, then of two, after compilation."""
+  text = config.parse([config_file], ["run_train.num_steps = 1000000", "run_train.staleness = 8"])
+  rates = {}
+  with cluster.connected(None, 2) as ray:
+    for n_workers in (1, 2, 1, 2):
+      with tempfile.TemporaryDirectory() as folder:
+        launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", n_workers)
+        learner, workers = launcher.start(ray, launch)
+        report = courier.Client(launch.server).report
+        _until(report, lambda found, n=n_workers: _sending(found) == n)
+        found = _rate_over(report, seconds)
+        rates.setdefault(n_workers, []).append(found)
+        courier.Client(launch.server).stop()
+        ray.get(learner.result)
+        for role in (learner, *workers):
+          ray.kill(role.actor)
+        print(f"{n_workers} workers: {found:.3f} gradients/s", file=sys.stderr, flush=True)
+  one, two = (sum(rates[n]) / len(rates[n]) for n in (1, 2))
+  return {"one_worker_per_second": one, "two_workers_per_second": two, "ratio": two / one}
+
+
+def measure_absorption(n_workers: int, seconds: float) -> dict[str, Any]:
+  """Sends gradients of the paper's theta from simulated workers, each as fast as it is answered."""
+  with tempfile.NamedTemporaryFile("w", suffix=".gin") as stream:
+    stream.write(_ABSORB)
+    stream.flush()
+    text = config.parse([stream.name])
+  with cluster.connected(None, _SIMULATORS) as ray, tempfile.TemporaryDirectory() as folder:
+    launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", 0)
+    learner, _ = launcher.start(ray, launch)
+    share = n_workers // _SIMULATORS
+    simulators = [
+      launcher.start_role(
+        ray,
+        f"simulator_{index}",
+        "unsup_rule.benchmark.distributed:simulate_workers",
+        {
+          "config_text": text,
+          "server": launch.server,
+          "first": index * share,
+          "number": share,
+        },
+      )
+      for index in range(_SIMULATORS)
+    ]
+    report = courier.Client(launch.server).report
+    # Past the first updates, which compile.
+    _until(report, lambda found: found["step"] >= 3 and _sending(found) == n_workers)
+    rate = _rate_over(report, seconds)
+    last = report()
+    courier.Client(launch.server).stop()
+    ray.get([role.result for role in (learner, *simulators)])
+  return {
+    "simulated_workers": n_workers,
+    "gradients_per_second": rate,
+    "refused": {reason: n for reason, n in last["refused"].items() if n},
+    "staleness_mean": last["staleness_mean"],
+    "staleness_max": last["staleness_max"],
+    "learner_peak_memory_mib": last["peak_memory_bytes"] / 2**20,
+  }
+
+
+def simulate_workers(config_text: str, server: str, first: int, number: int) -> None:
+  """Plays many workers, in a process of its own, until the learner sends them home."""
+  import jax
+  import numpy as np
+  import ray
+  from learned_optimization import outer_train
+  from learned_optimization.outer_trainers import gradient_learner
+
+  config.parse_text(config_text)
+  client = courier.Client(server)
+  versions = identity.of_this_process(config_text)
+  incarnation = [client.join(first + index, versions, {}) for index in range(number)]
+  reply = client.exchange(first, incarnation[0])
+  data = pickle.loads(reply.weights)
+  theta = data.worker_weights.theta
+  rng = np.random.default_rng(first)
+  gradient = jax.tree_util.tree_map(
+    lambda leaf: rng.normal(0, 1e-3, np.shape(leaf)).astype(np.float32), theta
+  )
+  actor = ray.get_actor(server, namespace=courier.NAMESPACE)
+  call = actor.call.options(concurrency_group="call")
+  sent = [0] * number
+  waiting: dict[Any, int] = {}
+
+  def send(index: int, answer: Reply) -> None:
+    contribution = Contribution(
+      number=sent[index],
+      epoch=answer.epoch,
+      step=answer.step,
+      gradient=outer_train.GradientsFromWorker(
+        outer_trainer_grads=gradient_learner.AggregatedGradient(
+          theta_grads=gradient, theta_model_state=None, mean_loss=np.float32(1)
+        ),
+        worker_id=np.asarray(first + index),
+        total_inner_steps=np.asarray(0),
+        metrics={"mean||loss": np.float32(1)},
+        gen_id=data.gen_id,
+      ),
+      losses={"simulated": [1.0]},
+    )
+    sent[index] += 1
+    payload = courier.packed(((first + index, incarnation[index], contribution), {}))
+    waiting[call.remote(server, "exchange", payload)] = index
+
+  for index in range(number):
+    send(index, reply)
+  while waiting:
+    (done,), _ = ray.wait(list(waiting), num_returns=1)
+    index = waiting.pop(done)
+    succeeded, answer = pickle.loads(ray.get(done))
+    if not succeeded:
+      raise answer
+    if answer is not None:
+      send(index, answer)
+
+
+def _sending(found: dict[str, Any]) -> int:
+  return sum(worker["gradients"] > 0 for worker in found["workers"].values())
+
+
+def _until(report: Any, condition: Any) -> dict[str, Any]:
+  while not condition(found := report()):
+    time.sleep(_LOOK_SECONDS)
+  return found
+
+
+def _rate_over(report: Any, seconds: float) -> float:
+  """Gradients a second over the next seconds."""
+  began = time.monotonic()
+  first = report()
+  time.sleep(seconds)
+  last = report()
+  return (last["gradients"] - first["gradients"]) / (time.monotonic() - began)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
