@@ -16,6 +16,7 @@ from evaluation_helpers import SIZES, rule_folder
 import unsup_rule
 from unsup_rule.cli import main
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.evaluation import provenance
 from unsup_rule.rule.sizes import init_theta
 from unsup_rule.rule.step_size import StepSize
 from unsup_rule.training.checkpoint import load_theta
@@ -226,7 +227,7 @@ def test_a_rule_trained_together_with_another_optimizer_is_no_rule_alone(tmp_pat
   folder = rule_folder(tmp_path / "run")
   (folder / "config.gin").write_text("UnsupervisedRule.step = @LearnableAdam()\n")
   with pytest.raises(UnsupRuleError, match=r"together with step = @LearnableAdam\(\) and is not"):
-    unsup_rule.pretrained(folder)
+    provenance.load_rule(folder)
   (folder / "config.gin").write_text("UnsupervisedRule.step = None\n")
   assert unsup_rule.pretrained(folder).sizes == SIZES
 

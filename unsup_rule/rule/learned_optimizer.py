@@ -48,7 +48,8 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     delta_dim: channels of the delta.
     num_grad_channels: channels of each low-rank readout.
     identical_updates: whether V_l receives the change of W_l.
-    learning_rate: lr of the inner step, new = (1 - lr) old - lr change.
+    learning_rate: lr of the inner step, new = (1 - lr) old - lr change. It and the next two are
+      not used with `step`.
     decay_steps: steps after which lr has fallen to (1/2)^decay_power; None: never.
     decay_power: how fast it falls, see `StepSize`.
     remat: "step" keeps only the inner states of a truncation and computes each step again on the
@@ -56,6 +57,10 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       "none" keeps every intermediate value.
     tasks: how several tasks are run side by side: "map" one after the other, "vmap" as one batch,
       "auto" whichever is faster on the device.
+    step: takes the step in the rule's place: any `Optimizer` or `LearnedOptimizer`, to which
+      old + change is handed as the gradient. So the step's own learning rate is what counts, the
+      decay of the weights is part of the gradient (that of |old|^2 / 2), and SGD(lr) is the rule
+      itself. A `LearnedOptimizer` is meta-trained along: theta is then {"rule": .., "step": ..}.
   """
 
   def __init__(
@@ -73,6 +78,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     decay_power: float = 2.0,
     remat: str = "step",
     tasks: str = "auto",
+    step: opt_base.Optimizer | lopt_base.LearnedOptimizer | None = None,
   ):
     execution.check(remat, tasks)
     self.sizes = Sizes(
@@ -86,20 +92,30 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       identical_updates=identical_updates,
     )
     self.step_size = StepSize(learning_rate, decay_steps, decay_power)
+    check_step(step)
     self.remat = remat
     self.tasks = tasks
+    self.step = step
 
   @property
   def name(self) -> str:
     return "UnsupervisedRule"
 
-  def init(self, key: jax.Array) -> Theta:
+  def init(self, key: jax.Array) -> Theta | dict[str, Any]:
     """Draws theta (initial values: docs/rule.md, section 2)."""
-    return init_theta(self.sizes, key)
+    theta = init_theta(self.sizes, key)
+    if isinstance(self.step, lopt_base.LearnedOptimizer):
+      return {"rule": theta, "step": self.step.init(jax.random.fold_in(key, 1))}
+    return theta
 
-  def opt_fn(self, theta: Theta, is_training: bool = False) -> opt_base.Optimizer:
+  def opt_fn(self, theta: Any, is_training: bool = False) -> opt_base.Optimizer:
     """The rule under one theta, as an Optimizer for the {W, b, V} of an MLP."""
-    return RuleOptimizer(self.sizes, theta, self.step_size, self.remat, self.tasks)
+    step = self.step
+    if isinstance(step, lopt_base.LearnedOptimizer):
+      step = step.opt_fn(theta["step"], is_training=is_training)
+      theta = theta["rule"]
+    rule = RuleOptimizer(self.sizes, theta, self.step_size, self.remat, self.tasks)
+    return rule if step is None else SteppedOptimizer(rule, step)
 
 
 class RuleOptimizer(opt_base.Optimizer):
@@ -144,6 +160,13 @@ class RuleOptimizer(opt_base.Optimizer):
       **kwargs: ignored; other optimizers of the library take more.
     """
     del grad, loss, key, kwargs
+    lr = self.step_size(opt_state.iteration)
+    change = self.change(opt_state.params, model_state)
+    params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
+    return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
+
+  def change(self, params: Params, model_state: Activations | None) -> Params:
+    """The change that the activations of a batch ask for, a tree like `params`."""
     if not isinstance(model_state, dict) or "x0" not in model_state:
       raise UnsupRuleError(
         "the rule found no activations in model_state; train an MLPTask, or pass "
@@ -153,16 +176,58 @@ class RuleOptimizer(opt_base.Optimizer):
       raise UnsupRuleError(
         "a batch of one example has no batch statistics; give the rule 2 or more, better 32"
       )
-    lr = self.step_size(opt_state.iteration)
-    mlp = mlp_of(opt_state.params)
+    mlp = mlp_of(params)
 
     def compute(theta, params, activations):
       return changes(theta, self.sizes, mlp, params, activations)
 
     compute = execution.prepared(compute, self.remat, self.tasks)
-    change = compute(self.theta, opt_state.params, model_state)
-    params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
-    return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
+    return compute(self.theta, params, model_state)
+
+
+class SteppedOptimizer(opt_base.Optimizer):
+  """Another optimizer that takes old + change, of the rule, for its gradient.
+
+  Its state is the other's. The loss it is shown is always 0, since a task's may know labels.
+  """
+
+  def __init__(self, rule: RuleOptimizer, step: opt_base.Optimizer):
+    self.rule = rule
+    self.step = step
+
+  @property
+  def name(self) -> str:
+    return f"UnsupervisedRule_{self.step.name}"
+
+  def get_params(self, state: Any) -> Params:
+    return self.step.get_params(state)
+
+  def get_state(self, state: Any) -> Any:
+    return self.step.get_state(state)
+
+  def set_params(self, state: Any, params: Params) -> Any:
+    return self.step.set_params(state, params)
+
+  def init(self, params, model_state=None, num_steps=None, key=None) -> Any:
+    """The other optimizer's state; raises if the embedding does not fit theta."""
+    check_fit(self.rule.sizes, params)
+    return self.step.init(params, None, num_steps=num_steps, key=key)
+
+  def update(
+    self,
+    opt_state: Any,
+    grad=None,
+    loss=None,
+    model_state: Activations | None = None,
+    key=None,
+    **kwargs,
+  ) -> Any:
+    """One step; the arguments are those of `RuleOptimizer.update`, `key` goes to the other."""
+    del grad, loss, kwargs
+    params = self.get_params(opt_state)
+    change = self.rule.change(params, model_state)
+    gradient = jax.tree.map(jnp.add, params, change)
+    return self.step.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
 
 
 def mlp_of(params: Params) -> MLP:
@@ -181,4 +246,13 @@ def check_fit(sizes: Sizes, params: Params) -> None:
     raise UnsupRuleError(
       f"the embedding has {n_outputs} units but this theta was made for {sizes.output_size}; "
       f"use n_outputs={sizes.output_size} (any input size, width and depth will do)"
+    )
+
+
+def check_step(step: Any) -> None:
+  """Raises if `step` is not an instance of an optimizer."""
+  if not isinstance(step, (opt_base.Optimizer, lopt_base.LearnedOptimizer, type(None))):
+    raise UnsupRuleError(
+      f"UnsupervisedRule.step is {step!r}; give an instance of an Optimizer or LearnedOptimizer, "
+      "in gin @LearnableAdam() with the brackets"
     )
