@@ -36,6 +36,7 @@ REGISTERED_MODULES = (
   "unsup_rule.compat.estimators",
   "unsup_rule.data.sets",
   "unsup_rule.distributed.options",
+  "unsup_rule.distributed.population",
   "unsup_rule.probe",
   "unsup_rule.rule.learned_optimizer",
   "unsup_rule.tasks.distribution",

@@ -23,6 +23,7 @@ from unsup_rule.distributed import cluster, identity, launcher
 from unsup_rule.distributed.server import Contribution, Reply
 
 _LOOK_SECONDS = 1.0
+_WARM = 3  # Gradients of a worker after which it has compiled what it needs.
 _SIMULATORS = 2  # Processes that stand for all the workers.
 
 _ABSORB = """
@@ -175,7 +176,7 @@ def simulate_workers(config_text: str, server: str, first: int, number: int) -> 
 
 
 def _sending(found: dict[str, Any]) -> int:
-  return sum(worker["gradients"] > 0 for worker in found["workers"].values())
+  return sum(worker["gradients"] >= _WARM for worker in found["workers"].values())
 
 
 def _until(report: Any, condition: Any) -> dict[str, Any]:

@@ -49,15 +49,29 @@ def run(arguments: argparse.Namespace) -> int:
   cluster.check_installed()
   with lock.exclusive(folder):
     from unsup_rule import config
-    from unsup_rule.distributed import launcher
+    from unsup_rule.distributed import history, launcher, population
     from unsup_rule.training import heldout, summary
 
     text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
     heldout.check_configuration()
-    launch = launcher.Launch(text, arguments.gin_import, folder, arguments.workers)
-    for warning in launcher.warnings(launch.n_workers):
+    members = population.PopulationOptions().members
+    if members:
+      population.PopulationOptions().check()
+    n_workers = max(arguments.workers, len(members))
+    launch = launcher.Launch(text, arguments.gin_import, folder, n_workers)
+    for warning in launcher.warnings(n_workers // max(len(members), 1)):
       print(f"note: {warning}", flush=True)
-    with cluster.connected(arguments.address, arguments.workers, arguments.token_file) as ray:
-      launcher.train(ray, launch)
-    print(summary.describe(folder))
+    try:
+      with cluster.connected(arguments.address, n_workers, arguments.token_file) as ray:
+        if members:
+          launcher.train_population(ray, launch, len(members))
+        else:
+          launcher.train(ray, launch)
+    finally:
+      if members:
+        history.draw(folder)
+    for path in sorted(folder.glob("member_*")) if members else [folder]:
+      print(summary.describe(path))
+    if members:
+      print(history.describe_best(folder))
   return 0

@@ -6,6 +6,7 @@ than the library's serve gradients, keep checkpoints, write events and draw rand
 """
 
 import contextlib
+import itertools
 import tempfile
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -112,7 +113,9 @@ def train_learner(
     distributed=types.SimpleNamespace(AsyncLearner=make_server),
     checkpoints=run_files,
     summary=_Overlay(outer_train.summary, JaxboardWriter=lambda unused_folder: run_files),
-    tqdm=types.SimpleNamespace(trange=range),
+    # The loop itself ends at the last update. Its count of rounds would end it early, where a
+    # member of a population went back to an earlier update.
+    tqdm=types.SimpleNamespace(trange=lambda unused_number: itertools.count()),
     _parse_outer_cfg=parse_and_rebuild,
   ):
     _TRAIN_LEARNER(

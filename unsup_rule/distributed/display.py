@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from unsup_rule.distributed import table
 from unsup_rule.errors import UnsupRuleError
 
 _TABLE_SECONDS = 1.0
@@ -15,15 +14,15 @@ _LINE_SECONDS = 30.0
 
 
 class Display:
-  """Asks for reports in a thread of its own, so that a dead learner holds up nobody."""
+  """Asks for the table in a thread of its own, so that a dead learner holds up nobody."""
 
-  def __init__(self, report: Callable[[], dict[str, Any]], stream: Any = None):
-    """Shows on `stream` (standard error) what `report` returns."""
-    self._ask, self._stream = report, stream or sys.stderr
+  def __init__(self, ask: Callable[[], str], stream: Any = None):
+    """Shows on `stream` (standard error) the table that `ask` returns, its first block foremost."""
+    self._ask, self._stream = ask, stream or sys.stderr
     self._terminal = self._stream.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
     self._lines = 0  # That the table takes on the screen.
     self._shown_at = self._said_at = 0.0
-    self._report: dict[str, Any] = {"state": "starting"}
+    self._table = "starting"
     self._ended = threading.Event()
     self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -49,21 +48,21 @@ class Display:
       self._draw()
     elif not self._terminal and now - self._said_at >= _LINE_SECONDS:
       self._said_at = now
-      text = table.render(self._report).split("\n\n", 1)[0]
+      text = self._table.split("\n\n", 1)[0]
       self.say("; ".join(" ".join(line.split()) for line in text.splitlines()))
 
   def _poll(self) -> None:
     while not self._ended.wait(_TABLE_SECONDS):
       try:
-        self._report = {"state": "running", **self._ask()}
-      except (UnsupRuleError, OSError):
-        self._report = {**self._report, "state": "learner is starting"}
+        self._table = self._ask()
+      except UnsupRuleError:
+        self._table = "the learner is starting"
       except Exception:  # Ray is being shut down.
         return
 
   def _draw(self) -> None:
     size = shutil.get_terminal_size()
-    lines = [line[: size.columns - 1] for line in table.render(self._report).splitlines()]
+    lines = [line[: size.columns - 1] for line in self._table.splitlines()]
     lines = lines[: max(size.lines - 2, 1)]
     self._erase()
     print("\n".join(lines), file=self._stream, flush=True)

@@ -15,7 +15,7 @@ from learned_optimization import distributed
 
 from unsup_rule import config
 from unsup_rule.compat import courier
-from unsup_rule.distributed import cluster, display
+from unsup_rule.distributed import cluster, display, table
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training.signals import StopRequest
 
@@ -43,12 +43,16 @@ class Launch:
     imports: modules that it needs.
     folder: of the run.
     n_workers: worker processes.
+    controller: name of the server of a population, or None.
+    member: index in it.
   """
 
   config_text: str
   imports: Sequence[str]
   folder: pathlib.Path
   n_workers: int
+  controller: str | None = None
+  member: int = 0
 
   @property
   def server(self) -> str:
@@ -109,14 +113,19 @@ def start(ray: Any, launch: Launch) -> tuple[Role, list[Role]]:
     ray,
     launch.server,
     "unsup_rule.distributed.learner:run_learner",
-    {**common, "n_workers": launch.n_workers},
+    {
+      **common,
+      "n_workers": launch.n_workers,
+      "controller": launch.controller,
+      "member": launch.member,
+    },
   )
   workers = [
     start_role(
       ray,
       f"{launch.server}__worker_{index}",
       "unsup_rule.distributed.worker:run_worker",
-      {**common, "worker": index},
+      {**common, "worker": index, "stream": launch.member * launch.n_workers + index},
       cores=1,
     )
     for index in range(launch.n_workers)
@@ -136,54 +145,112 @@ def train(ray: Any, launch: Launch) -> dict[str, Any]:
   """
   learner, workers = start(ray, launch)
   report = courier.Client(launch.server, _REPORT_SECONDS).report
-  with StopRequest() as stop, display.Display(report) as shown:
-    result = _watch(ray, learner, workers, stop, shown)
-    # They leave by themselves at their next call, all but those in a long computation.
-    ray.wait(
-      [worker.result for worker in workers], num_returns=len(workers), timeout=_LEAVE_SECONDS
-    )
+  with StopRequest() as stop, display.Display(lambda: table.render(report())) as shown:
+    (result,) = _watch(ray, [learner], workers, stop, shown)
+    _leave(ray, workers)
     stop.raise_if_requested()
   return result
 
 
-def _watch(
-  ray: Any, learner: Role, workers: Sequence[Role], stop: StopRequest, shown: display.Display
-) -> dict[str, Any]:
-  """Returns the learner's result; raises its error, or the workers' where none is left."""
-  left = list(workers)
-  asked_at = None
-  while True:
-    done, _ = ray.wait(
-      [learner.result, *(worker.result for worker in left)], num_returns=1, timeout=_POLL_SECONDS
+def train_population(ray: Any, launch: Launch, n_members: int) -> list[dict[str, Any]]:
+  """Runs a population, each member with an equal share of the workers, to the end.
+
+  Returns:
+    What each learner returned.
+
+  Raises:
+    UnsupRuleError: a learner gave up, or no worker is left.
+    KeyboardInterrupt, SystemExit: a signal came; all is saved.
+  """
+  controller = distributed.uniquify_server_name("population", str(launch.folder.resolve()))
+  shared = {
+    "config_text": launch.config_text,
+    "imports": list(launch.imports),
+    "folder": str(launch.folder.resolve()),
+    "server": controller,
+  }
+  helpers = [
+    start_role(ray, controller, "unsup_rule.distributed.population:run_controller", shared),
+    start_role(
+      ray, f"{controller}__evaluator", "unsup_rule.distributed.evaluator:run_evaluator", shared
+    ),
+  ]
+  learners, workers = [], []
+  for member in range(n_members):
+    learner, its_workers = start(
+      ray,
+      dataclasses.replace(
+        launch,
+        folder=launch.folder / f"member_{member}",
+        n_workers=max(launch.n_workers // n_members, 1),
+        controller=controller,
+        member=member,
+      ),
     )
-    if learner.result in done:
-      return _result_of(ray, learner)
-    for worker in [worker for worker in left if worker.result in done]:
-      left.remove(worker)
-      try:
-        _result_of(ray, worker)
-      except UnsupRuleError as error:
-        shown.say(str(error))
-        if not left:
-          _stop(learner, shown)
-          raise UnsupRuleError(f"no worker is left, the last one said: {error}") from error
+    learners.append(learner)
+    workers += its_workers
+  report = courier.Client(controller, _REPORT_SECONDS).report
+  with StopRequest() as stop, display.Display(lambda: table.render_members(report())) as shown:
+    results = _watch(ray, learners, workers, stop, shown, helpers)
+    _leave(ray, workers)
+    stop.raise_if_requested()
+  return results
+
+
+def _leave(ray: Any, workers: Sequence[Role]) -> None:
+  """Lets workers go by themselves, at their next call, all but those in a long computation."""
+  ray.wait([worker.result for worker in workers], num_returns=len(workers), timeout=_LEAVE_SECONDS)
+
+
+def _watch(
+  ray: Any,
+  learners: Sequence[Role],
+  workers: Sequence[Role],
+  stop: StopRequest,
+  shown: display.Display,
+  helpers: Sequence[Role] = (),
+) -> list[dict[str, Any]]:
+  """Returns the learners' results; raises an error of theirs, or of the last worker's."""
+  results: dict[str, dict[str, Any]] = {}
+  running, left = list(learners), list(workers)
+  asked_at = None
+  while running:
+    watched = [*running, *left, *helpers]
+    done, _ = ray.wait([role.result for role in watched], num_returns=1, timeout=_POLL_SECONDS)
+    for role in [role for role in watched if role.result in done]:
+      if role in running:
+        running.remove(role)
+        results[role.name] = _result_of(ray, role)
+      elif role in left:
+        left.remove(role)
+        try:
+          _result_of(ray, role)
+        except UnsupRuleError as error:
+          shown.say(str(error))
+          if not left:
+            _stop(running, shown)
+            raise UnsupRuleError(f"no worker is left, the last one said: {error}") from error
+      else:
+        _result_of(ray, role)
     if stop.signal_number is not None and asked_at is None:
       asked_at = time.monotonic()
-      _stop(learner, shown)
+      _stop(running, shown)
     if asked_at is not None and time.monotonic() - asked_at > _STOP_SECONDS:
       raise UnsupRuleError(
         f"the learner did not save within {_STOP_SECONDS:g} s; the run goes on from its last "
         "checkpoint when it is started again"
       )
     shown.refresh()
+  return [results[role.name] for role in learners]
 
 
-def _stop(learner: Role, shown: display.Display) -> None:
-  """Asks the learner to save and end; it is asked again after a restart, by way of its caller."""
-  try:
-    courier.Client(learner.name, _STOP_SECONDS).stop()
-  except courier.UnreachableError as error:
-    shown.say(str(error))
+def _stop(learners: Sequence[Role], shown: display.Display) -> None:
+  """Asks learners to save and end; the call waits for one that is being started anew."""
+  for learner in learners:
+    try:
+      courier.Client(learner.name, _STOP_SECONDS).stop()
+    except courier.UnreachableError as error:
+      shown.say(str(error))
 
 
 def _result_of(ray: Any, role: Role) -> Any:

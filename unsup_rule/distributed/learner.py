@@ -1,5 +1,6 @@
 """The learner: holds theta, serves it, updates it with the workers' gradients, saves it."""
 
+import functools
 import os
 import pathlib
 import resource
@@ -9,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule import config, files
-from unsup_rule.compat import asynchronous
+from unsup_rule import compilation, config, files
+from unsup_rule.compat import asynchronous, courier
 from unsup_rule.distributed import identity, logs
 from unsup_rule.distributed.ledger import Incarnations, Ledger
 from unsup_rule.distributed.options import DistributedOptions
+from unsup_rule.distributed.population import Member, PopulationOptions
 from unsup_rule.distributed.run_files import RunFiles
 from unsup_rule.distributed.server import GradientServer, StopRequested
 from unsup_rule.distributed.theta import ThetaKeeper
@@ -23,7 +25,13 @@ from unsup_rule.training.options import TrainerOptions
 
 
 def run_learner(
-  config_text: str, imports: Sequence[str], folder: str, server: str, n_workers: int
+  config_text: str,
+  imports: Sequence[str],
+  folder: str,
+  server: str,
+  n_workers: int,
+  controller: str | None = None,
+  member: int = 0,
 ) -> dict[str, Any]:
   """Trains, from where the folder's checkpoint left off. One learner a process.
 
@@ -33,6 +41,8 @@ def run_learner(
     folder: of the run.
     server: name to serve under.
     n_workers: how many to expect.
+    controller: name of the server of the population that this learner is a member of, or None.
+    member: its index there.
 
   Returns:
     "state", which is "finished" or "stopped", and "step".
@@ -43,6 +53,7 @@ def run_learner(
   """
   logs.redirect(folder, "learner")
   print(f"learner: process {os.getpid()}", flush=True)
+  compilation.cache_on_disk()
   config.parse_text(config_text, imports)
   result: dict[str, Any] = {}
 
@@ -50,6 +61,8 @@ def run_learner(
     session = LearnerSession(
       pathlib.Path(folder), server, n_workers, make_learner, config_text, settings
     )
+    if controller is not None:
+      session.enter_population(controller, member)
     result.update(session.train())
 
   asynchronous.run_as_learner(train)
@@ -95,11 +108,38 @@ class LearnerSession:
       self._keeper.refused = int(found["dropped"])
     print(f"learner: goes on from update {self._keeper.step}", flush=True)
     self._files.keeper = self._keeper
-    self._files.books = lambda: {"ledger": self._ledger.to_state()}
+    self._files.books = self._books
+    self._generation = found.get("generation") if found else None
+    self._member: Member | None = None
+    self._member_index = 0
+    self._submitted = self._keeper.step
     self._files.losses = lambda: self._ledger.losses
     self._files.refused = lambda: sum(self._ledger.refused.values())
     files.write_text(folder / "config.gin", config_text)
     self._server: GradientServer | None = None
+
+  def enter_population(self, controller: str, member: int) -> None:
+    """Becomes a member: its generation, its bindings and now and then its theta come from there."""
+    self._member = Member(controller, self._generation)
+    self._member_index = member
+    self._files.before_update = functools.partial(
+      self._submit, courier.Client(controller), PopulationOptions().evaluate_every_updates
+    )
+
+  def _submit(self, controller: courier.Client, every: int, step: int) -> None:
+    """Has theta evaluated where it is time to."""
+    server = self._server
+    if server is None or step % every or step <= self._submitted:
+      self._submitted = min(step, self._submitted)  # Another member's theta may be younger.
+      return
+    self._submitted = step
+    path = self._files.save_snapshot(server.generation)
+    if path is not None:
+      controller.submit(self._member_index, server.generation, step, str(path))
+
+  def _books(self) -> dict[str, Any]:
+    generation = self._server.generation if self._server else self._generation
+    return {"ledger": self._ledger.to_state(), "generation": generation or ""}
 
   def train(self) -> dict[str, Any]:
     """Trains to the end or until stopped; theta is saved in any case."""
@@ -108,7 +148,14 @@ class LearnerSession:
     done = self._keeper.step >= num_steps or 0 < num_seconds <= self._files.seconds
     try:
       if not done:
-        asynchronous.train_learner(self._keeper, self._make_server, self._files, **self._settings)
+        asynchronous.train_learner(
+          self._keeper,
+          self._make_server,
+          self._files,
+          population=self._member,
+          member=self._member_index,
+          **self._settings,
+        )
     except StopRequested:
       state = "stopped"
     except UnsupRuleError:
@@ -158,7 +205,12 @@ class LearnerSession:
   def _about(self) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     scale = 1 if sys.platform == "darwin" else 1024
-    return {"peak_memory_bytes": peak * scale, "pid": os.getpid(), **self._files.about()}
+    return {
+      "peak_memory_bytes": peak * scale,
+      "pid": os.getpid(),
+      "bindings": list(self._server.outer_cfg or ()) if self._server else [],
+      **self._files.about(),
+    }
 
   def _root_key(self) -> np.ndarray:
     import jax

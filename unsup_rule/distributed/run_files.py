@@ -24,6 +24,7 @@ from unsup_rule.training.events import EventWriter
 from unsup_rule.training.options import TrainerOptions
 
 _STATUS_SECONDS = 1.0
+_KEPT_SNAPSHOTS = 4  # Of a generation: evaluations take a while.
 
 
 class RunFiles:
@@ -38,6 +39,7 @@ class RunFiles:
     report: returns what belongs in `status.json`.
     losses: returns averages of the meta-loss by data set.
     refused: returns how many gradients were refused so far.
+    before_update: called with the number of updates so far.
     problem: why the last write failed, or "".
     saved_step: of the newest checkpoint.
   """
@@ -48,7 +50,6 @@ class RunFiles:
     found: Mapping[str, Any] | None,
     seed: int,
     num_steps: int,
-    on_save: Callable[[int], None] | None = None,
   ):
     """Opens the files.
 
@@ -57,11 +58,9 @@ class RunFiles:
       found: the checkpoint to go on from, or None.
       seed: of the run.
       num_steps: updates in all, for the status.
-      on_save: called at each occasion to save, with the number of updates.
     """
     self.folder, self.problem = folder, ""
     self._found, self._seed, self._num_steps = found, seed, num_steps
-    self._on_save = on_save
     self._options, self._trainer = DistributedOptions(), TrainerOptions()
     self._first_step = int(found["step"]) if found else 0
     self.saved_step = self._first_step
@@ -79,6 +78,7 @@ class RunFiles:
     self.report: Callable[[], dict[str, Any]] = dict
     self.losses: Callable[[], Mapping[str, float]] = dict
     self.refused: Callable[[], int] = int
+    self.before_update: Callable[[int], Any] = lambda unused_step: None
 
   @property
   def seconds(self) -> float:
@@ -109,8 +109,7 @@ class RunFiles:
         f"the update of theta was not finite {self.keeper.refused_in_a_row} times in a row; theta "
         f"of the last good one is in {self.folder}; lower the outer learning rate, or clip"
       )
-    if self._on_save is not None:
-      self._on_save(step)
+    self.before_update(step)
     every = self._options.checkpoint_every_updates
     due = time.monotonic() - self._saved_at >= self._trainer.checkpoint_every_seconds
     if step != self.saved_step and (due or step - self.saved_step >= every):
@@ -168,6 +167,18 @@ class RunFiles:
       )
     self._refused_shown = refused
 
+  def state(self) -> dict[str, Any]:
+    """Returns all that a resumed run needs."""
+    return {
+      "step": self.keeper.step,
+      "seconds": self.seconds,
+      "dropped": self.keeper.refused,
+      "root_key": np.asarray(jax.random.PRNGKey(self._seed)),
+      "learner": trees.to_leaves(self.keeper.state),
+      "slots": {},  # Estimators are the workers' own.
+      **self.books(),
+    }
+
   def save(self) -> None:
     """Writes a checkpoint and `params`.
 
@@ -175,19 +186,18 @@ class RunFiles:
       UnsupRuleError: they cannot be written; those before them are intact.
     """
     keeper = self.keeper
-    state = {
-      "step": keeper.step,
-      "seconds": self.seconds,
-      "dropped": keeper.refused,
-      "root_key": np.asarray(jax.random.PRNGKey(self._seed)),
-      "learner": trees.to_leaves(keeper.state),
-      "slots": {},  # Estimators are the workers' own.
-      **self.books(),
-    }
     self._saved_at = time.monotonic()
-    checkpoint.save_state(self.folder, keeper.step, state)
+    checkpoint.save_state(self.folder, keeper.step, self.state())
     checkpoint.save_params(self.folder, keeper.theta, keeper.step)
     self.saved_step, self.problem = keeper.step, ""
+
+  def save_snapshot(self, generation: str) -> pathlib.Path | None:
+    """Writes theta for an evaluation; returns the checkpoint's path, or None where it failed."""
+    with self._tolerant():
+      return checkpoint.save_state(
+        self.folder / "snapshots" / generation, self.keeper.step, self.state(), _KEPT_SNAPSHOTS
+      ).resolve()
+    return None
 
   def save_finally(self, attempts: int = 3) -> None:
     """Saves, and tries again after a failure.

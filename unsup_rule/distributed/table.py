@@ -1,7 +1,7 @@
 """The state of a run as a table of text."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SHOWN_WORKERS = 16
@@ -57,6 +57,22 @@ def render(report: Mapping[str, Any]) -> str:
         f"   and {len(workers) - _SHOWN_WORKERS} more; rates of all from {rates[0]:.2f} to "
         f"{rates[-1]:.2f}, median {rates[len(rates) // 2]:.2f}"
       )
+  return "\n".join(lines)
+
+
+def render_members(members: Sequence[Mapping[str, Any]]) -> str:
+  """Returns lines that show a population.
+
+  Args:
+    members: as the controller reports them.
+  """
+  lines = [f"{'member':>6}{'update':>9}{'fitness':>10}  {'generation':<10}bindings"]
+  for index, member in enumerate(members):
+    fitness = member["fitness"]
+    lines.append(
+      f"{index:>6}{member['step']:>9}{'-' if fitness is None else format(fitness, '.4f'):>10}  "
+      f"{member['generation'][:8]:<10}{', '.join(member['bindings'])}"
+    )
   return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule import config
+from unsup_rule import compilation, config
 from unsup_rule.compat import asynchronous, courier
 from unsup_rule.compat import trainer as compat_trainer
 from unsup_rule.distributed import affinity, identity, logs
@@ -117,7 +117,7 @@ class WatchedEstimator:
 
 
 def run_worker(
-  config_text: str, imports: Sequence[str], folder: str, server: str, worker: int
+  config_text: str, imports: Sequence[str], folder: str, server: str, worker: int, stream: int
 ) -> None:
   """Works for a learner until the process is ended or replaced. One worker a process.
 
@@ -126,7 +126,8 @@ def run_worker(
     imports: modules that it needs.
     folder: of the run, for the log.
     server: name of the learner's server.
-    worker: index of this worker.
+    worker: index of this worker among the learner's.
+    stream: index of its random stream, another one for each worker of a population.
 
   Raises:
     UnsupRuleError: the learner refuses this process, or does not answer.
@@ -135,6 +136,7 @@ def run_worker(
   core = affinity.pin_to_a_free_core()  # First, since XLA's threads follow it.
   logs.redirect(folder, f"worker_{worker}")
   print(f"worker {worker}: process {os.getpid()} on core {core}", flush=True)
+  compilation.cache_on_disk()
   config.parse_text(config_text, imports)
   about = {"host": socket.gethostname(), "pid": os.getpid(), "core": core}
   options = DistributedOptions()
@@ -147,9 +149,12 @@ def run_worker(
   client = LearnerClient(server, worker, incarnation, about)
   seed = TrainerOptions().seed
   # For the one choice that the library makes with numpy: when to sample an estimator anew.
-  np.random.seed(np.random.SeedSequence([seed, worker, incarnation]).generate_state(4))
+  np.random.seed(np.random.SeedSequence([seed, stream, incarnation]).generate_state(4))
 
   def train(sample_estimators: Any, **settings: Any) -> None:
+    # Estimates with summaries are other programs, which take as long again to compile.
+    settings["summary_every_n"] = 0
+
     def sample(learned_opt, key, num_gradient_estimators, **unused_worker):
       found = compat_trainer.sample_estimators(
         learned_opt, key, num_gradient_estimators, sample_estimators
@@ -157,7 +162,7 @@ def run_worker(
       return [WatchedEstimator(estimator, client) for estimator in found]
 
     asynchronous.train_worker(
-      client, streams.worker_key(seed, worker, incarnation), worker, sample, **settings
+      client, streams.worker_key(seed, stream, incarnation), worker, sample, **settings
     )
 
   try:

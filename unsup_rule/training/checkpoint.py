@@ -84,25 +84,30 @@ def load_theta(path: str | pathlib.Path, like_theta: Any) -> Any:
   return flax.serialization.from_state_dict(like_theta, theta)
 
 
-def save_state(folder: str | pathlib.Path, step: int, state: Mapping[str, Any]) -> None:
-  """Writes `folder/checkpoint_<step>` atomically, and keeps the one before it.
+def save_state(
+  folder: str | pathlib.Path, step: int, state: Mapping[str, Any], kept: int = _KEPT
+) -> pathlib.Path:
+  """Writes `folder/checkpoint_<step>` atomically, keeps the one before it, and returns its path.
 
   Args:
     folder: the run's folder.
     step: outer step, which names the file.
     state: nested dictionaries with string keys, of numpy arrays, numbers and strings.
+    kept: how many to keep, with this one.
   """
   folder = pathlib.Path(folder)
   payload = flax.serialization.msgpack_serialize(dict(state))
   digest = hashlib.sha256(payload).hexdigest().encode()
-  with files.atomic_open(folder / f"checkpoint_{step}") as stream:
+  path = folder / f"checkpoint_{step}"
+  with files.atomic_open(path) as stream:
     stream.write(_MAGIC + _VERSION + b" " + digest + b"\n")
     stream.write(payload)
   numbers = sorted(_numbered(folder), reverse=True)
   # Later ones are damaged: this run has passed over them.
   later = [number for number in numbers if number > step]
-  for number in later + numbers[len(later) + _KEPT :]:
+  for number in later + numbers[len(later) + kept :]:
     (folder / f"checkpoint_{number}").unlink(missing_ok=True)
+  return path
 
 
 def load_state(folder: str | pathlib.Path) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ class HeldOut:
   def __call__(self, learned_opt: Any, theta: Any) -> dict[str, float]:
     """Measures `theta`; the same seeds for every theta, so that differences are paired."""
     keys = jax.random.split(jax.random.PRNGKey(self.seed), self.seeds)
-    measure = jax.jit(functools.partial(self._measure, learned_opt))
+    measure = _compiled(self, learned_opt)
     before, after = np.stack([np.asarray(measure(theta, key)) for key in keys]).T
     return {
       "accuracy": float(after.mean()),
@@ -93,6 +93,11 @@ class HeldOut:
     return Problems(
       [source], batch_size=self.batch_size, examples_per_class=self.examples_per_class
     )
+
+
+@functools.lru_cache(maxsize=4)  # A population's thetas are measured again and again.
+def _compiled(held_out: HeldOut, learned_opt: Any) -> Any:
+  return jax.jit(functools.partial(held_out._measure, learned_opt))
 
 
 def check_configuration() -> None:

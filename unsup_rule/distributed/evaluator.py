@@ -1,0 +1,48 @@
+"""The evaluation worker of a population: measures the fitness of its members' thetas."""
+
+import time
+from collections.abc import Sequence
+
+from learned_optimization.outer_trainers import gradient_learner
+
+from unsup_rule import compilation, config
+from unsup_rule.compat import courier
+from unsup_rule.distributed import logs
+from unsup_rule.distributed.population import PopulationOptions
+from unsup_rule.distributed.theta import ThetaKeeper
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.training import checkpoint
+from unsup_rule.training.options import TrainerOptions
+
+_IDLE_SECONDS = 0.5
+
+
+def run_evaluator(config_text: str, imports: Sequence[str], folder: str, server: str) -> None:
+  """Evaluates what members submit, until the process is ended."""
+  logs.redirect(folder, "evaluator")
+  compilation.cache_on_disk()
+  config.parse_text(config_text, imports)
+  fitness_fn = PopulationOptions().fitness()
+  keeper = ThetaKeeper(
+    # Gin has what it needs.
+    lambda: gradient_learner.GradientLearner(),  # pyright: ignore[reportCallIssue]
+    TrainerOptions().seed,
+    lambda unused_update: None,
+  )
+  client = courier.Client(server)
+  while True:
+    found = client.next_evaluation()
+    if found is None:
+      time.sleep(_IDLE_SECONDS)
+      continue
+    member, generation, step, path = found
+    try:
+      keeper.restored(checkpoint.read_state(path)["learner"], path)
+    except UnsupRuleError as error:
+      # Its learner has moved on; a newer one is coming.
+      print(f"evaluator: {error}", flush=True)
+      time.sleep(_IDLE_SECONDS)
+      continue
+    fitness = float(fitness_fn(keeper.lopt, keeper.theta)["accuracy"])
+    print(f"evaluator: member {member}, update {step}: {fitness:.4f}", flush=True)
+    client.evaluated(member, generation, step, path, fitness)
