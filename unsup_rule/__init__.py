@@ -22,6 +22,7 @@ _HOMES = {
   "RidgeProbe": "unsup_rule.probe",
   "Source": "unsup_rule.tasks.sources",
   "Targets": "unsup_rule.probe",
+  "UnsupervisedFeatures": "unsup_rule.features.transformer",
   "UnsupervisedRule": "unsup_rule.rule.learned_optimizer",
   "load": "unsup_rule.data",
   "load_theta": "unsup_rule.training.checkpoint",

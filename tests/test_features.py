@@ -1,0 +1,244 @@
+"""`UnsupervisedFeatures` as scikit-learn's users meet it."""
+
+import dataclasses
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from evaluation_helpers import SIZES
+from sklearn.base import clone
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import check_estimator
+
+import unsup_rule
+from unsup_rule import UnsupervisedFeatures
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.features import frozen, programs
+from unsup_rule.mlp import MLP
+from unsup_rule.rule.sizes import init_theta
+from unsup_rule.rule.step_size import StepSize
+from unsup_rule.weights.archive import Archive, Use
+
+
+@pytest.fixture(scope="module")
+def rule(tmp_path_factory):
+  """A small one, not trained, with an embedding of 8, made for 10 steps on 16 rows."""
+  theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
+  path = tmp_path_factory.mktemp("rule") / "small.npz"
+  Archive(theta, StepSize(0.01, 50.0), Use(10, 16), {}).write(path)
+  return str(path)
+
+
+@pytest.fixture(scope="module")
+def data():
+  """Three classes of 90 rows in 12 columns of very different scales."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat(np.arange(3), 30)
+  rows = rng.normal(size=(90, 12)) + 3 * rng.normal(size=(3, 12))[labels]
+  return rows * 10.0 ** np.arange(-6, 6) + 5, labels
+
+
+def make(a_rule, **settings):
+  return UnsupervisedFeatures(**{"hidden": (6, 6), "n_features": 8, "rule": a_rule, **settings})
+
+
+@pytest.fixture(scope="module")
+def fitted(rule, data):
+  return make(rule).fit(data[0])
+
+
+def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
+  """By hand, from the same initial weights and the same batches."""
+  X, loaded = data[0], unsup_rule.pretrained(rule)
+  assert fitted.n_steps_ == 10
+  z = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
+  random = np.random.RandomState(0)
+  mlp = MLP(12, (6, 6), 8)
+  params = mlp.init(jax.random.PRNGKey(random.randint(2**31 - 1)))
+  optimizer = loaded.optimizer()
+  state = optimizer.init(params)
+  step = jax.jit(lambda s, x: optimizer.update(s, model_state=mlp.apply(s.params, x)))
+  orders = [random.permutation(90) for _ in range(2)]
+  for start in (0, 16, 32, 48, 64):
+    state = step(state, z[orders[0][start : start + 16]])
+  for start in (0, 16, 32, 48, 64):
+    state = step(state, z[orders[1][start : start + 16]])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
+    fitted.params_,
+    state.params,
+  )
+  moved = np.abs(fitted.params_["layers_0"]["w"] - params["layers_0"]["w"]).max()
+  assert moved > 0.01
+
+
+def test_a_row_alone_is_embedded_as_among_others(data, fitted):
+  X = data[0]
+  together = fitted.transform(X)
+  np.testing.assert_array_equal(fitted.transform(X[5:6])[0], together[5])
+  np.testing.assert_array_equal(fitted.transform(X[::-1]), together[::-1])
+  np.testing.assert_array_equal(fitted.transform(np.tile(X, (7, 1)))[90 * 6 :], together)
+
+
+def test_embedding_is_that_of_the_training_rows_as_one_batch(data, fitted):
+  z = fitted.scaler_.transform(data[0]).astype(np.float32)
+  mlp = MLP(12, (6, 6), 8)
+  expected = mlp.features(fitted.params_, z)
+  np.testing.assert_allclose(fitted.transform(data[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_rows_in_a_large_batch_are_embedded_nearly_alike():
+  """As batch statistics of 3,000 other rows of the same distribution would embed them."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(7000, 12)).astype(np.float32)
+  mlp = MLP(12, (16, 16), 8)
+  params = mlp.init(jax.random.PRNGKey(0))
+  network = programs.freeze(mlp, params, x[:4000])
+  own = np.asarray(frozen.embed(mlp, network, x[4000:]))
+  by_batch = np.asarray(mlp.features(params, x[4000:]))
+  assert np.abs(own - by_batch).mean() < 0.05 * by_batch.std()
+  small = np.concatenate([mlp.features(params, x[i : i + 8]) for i in range(4000, 7000, 8)])
+  assert np.abs(small - by_batch).mean() > 4 * np.abs(own - by_batch).mean()
+
+
+def test_masked_rows_do_not_count(data):
+  mlp, x = MLP(12, (6, 6), 8, "tanh"), data[0][:40].astype(np.float32)
+  params = mlp.init(jax.random.PRNGKey(0))
+  mask = jnp.arange(40) < 30
+  masked = frozen.freeze(mlp, params, jnp.asarray(x), mask.astype(jnp.float32))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    masked,
+    frozen.freeze(mlp, params, jnp.asarray(x[:30])),
+  )
+
+
+def test_inference_works_inside_other_programs(data, fitted):
+  """Gradients by the inputs, through jit and vmap."""
+  z = jnp.asarray(fitted.scaler_.transform(data[0]), jnp.float32)
+  mlp = MLP(12, (6, 6), 8)
+
+  def total(row):
+    return jnp.sum(frozen.embed(mlp, fitted.network_, row[None]))
+
+  gradient = jax.jit(jax.vmap(jax.grad(total)))(z)
+  assert gradient.shape == (90, 12)
+  assert np.any(gradient)
+
+
+def test_scale_of_columns_does_not_matter_unless_asked(rule, data):
+  X = data[0]
+  changed = X * np.arange(1, 13) + 3
+  a, b = (make(rule, steps=2).fit(x).transform(x) for x in (X, changed))
+  np.testing.assert_allclose(a, b, atol=1e-4)
+  plain = make(rule, steps=2, standardize=False)
+  c, d = (plain.fit(x).transform(x) for x in (X, changed))
+  assert np.abs(c - d).max() > 0.1
+  assert plain.scaler_ is None
+
+
+def test_random_state(rule, data, fitted):
+  X = data[0]
+  np.testing.assert_array_equal(make(rule).fit_transform(X), fitted.transform(X))
+  other = make(rule, random_state=1).fit_transform(X)
+  assert np.abs(other - fitted.transform(X)).max() > 0.1
+  two = [make(rule, random_state=np.random.RandomState(3)).fit_transform(X) for _ in range(2)]
+  np.testing.assert_array_equal(*two)
+
+
+def test_partial_fit_goes_on(rule, data):
+  X = data[0]
+  model = make(rule).partial_fit(X[:40])
+  assert model.n_steps_ == 40 // 16
+  before = model.params_["layers_0"]["w"]
+  model.partial_fit(X[40:])
+  assert model.n_steps_ == 40 // 16 + 50 // 16
+  assert np.abs(model.params_["layers_0"]["w"] - before).max() > 0
+  np.testing.assert_allclose(model.scaler_.mean_, X.mean(0), rtol=1e-6)
+  few = make(rule).partial_fit(X[:5])
+  assert few.n_steps_ == 1
+  model.fit(X)
+  assert model.n_steps_ == 10
+
+
+def test_step_size_goes_on_from_call_to_call(rule, data):
+  """It decays: the same pass moves the weights less when it comes later."""
+  X = data[0]
+  falling = dataclasses.replace(unsup_rule.pretrained(rule), step_size=StepSize(0.1, 1.0))
+  model = make(falling)
+  moves, before = [], None
+  for _ in range(4):
+    weights = model.partial_fit(X).params_["layers_0"]["w"]
+    if before is not None:
+      moves.append(np.abs(weights - before).max())
+    before = weights
+  assert moves[2] < moves[0] / 2
+
+
+def test_instances_and_folds_share_programs(rule, data, compilations):
+  X = data[0]
+  make(rule).fit(X[:70]).transform(X)
+  compilations.clear()
+  other = make(unsup_rule.pretrained(rule), random_state=4, steps=3)
+  clone(other).fit(X[5:81]).transform(X[:33])
+  assert not compilations
+
+
+def test_in_pipelines(rule, data):
+  X, labels = data
+  pipeline = make_pipeline(make(rule), RidgeClassifier())
+  assert cross_val_score(pipeline, X, labels, cv=3).mean() > 0.5
+  search = GridSearchCV(pipeline, {"unsupervisedfeatures__steps": [0, 2]}, cv=2).fit(X, labels)
+  assert search.best_params_["unsupervisedfeatures__steps"] in (0, 2)
+  names = [f"unsupervisedfeatures{i}" for i in range(8)]
+  assert pipeline.fit(X, labels)[0].get_feature_names_out().tolist() == names
+
+
+def test_pickled_and_copied(rule, data, fitted):
+  again = pickle.loads(pickle.dumps(fitted))
+  np.testing.assert_array_equal(again.transform(data[0]), fitted.transform(data[0]))
+  loaded = make(unsup_rule.pretrained(rule))
+  assert clone(loaded).rule.sha256 == loaded.rule.sha256
+  assert repr(loaded).startswith("UnsupervisedFeatures(")
+
+
+def test_progress_bar_only_on_request(rule, data, capsys):
+  make(rule, steps=2).fit(data[0])
+  assert capsys.readouterr() == ("", "")
+  make(rule, steps=2, verbose=True).fit(data[0])
+  assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"n_features": 5}, "n_features is 5, but rule 'small' is made for 8; use n_features=8, or"),
+    ({"rule": "none-such"}, "no rule 'none-such'; known are"),
+    ({"steps": -1}, "steps is -1; give 0 or more"),
+    ({"batch_size": 1}, "batch_size is 1; the rule needs 2 or more"),
+    ({"hidden": (0,)}, "must all be at least 1"),
+    ({"nonlinearity": "gelu"}, "unknown nonlinearity 'gelu'"),
+  ],
+)
+def test_bad_parameters(rule, data, settings, message):
+  with pytest.raises(UnsupRuleError, match=message) as caught:
+    make(rule, **settings).fit(data[0])
+  assert "\n" not in str(caught.value)
+
+
+def test_weights_that_diverge_are_an_error(rule, data):
+  wild = dataclasses.replace(unsup_rule.pretrained(rule), step_size=StepSize(1e30))
+  with pytest.raises(UnsupRuleError, match="not finite after 10 steps; use fewer, or another"):
+    make(wild).fit(data[0])
+
+
+@pytest.mark.slow
+def test_scikit_learns_own_checks(rule):
+  results = check_estimator(make(rule, hidden=(6,), steps=3, batch_size=8), on_fail=None)
+  failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
+  assert not failed
+  assert sum(r["status"] == "passed" for r in results) > 40

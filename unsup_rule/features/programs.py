@@ -1,0 +1,107 @@
+"""The compiled programs of `UnsupervisedFeatures`, shared by all instances of one shape.
+
+Rows are gathered and standardised on the host, a few batches at a time: neither the number of rows
+nor that of steps is then part of a shape, so folds of a cross-validation compile nothing, and the
+device never holds the whole data set.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.features import frozen
+from unsup_rule.mlp import MLP, Params
+from unsup_rule.rule.learned_optimizer import RuleOptimizer, RuleState
+from unsup_rule.rule.sizes import Sizes, Theta
+from unsup_rule.rule.step_size import StepSize
+
+Rows = Callable[[np.ndarray], np.ndarray]  # numbers of rows -> float32 [.., n_0]
+
+_BLOCK = 512  # rows embedded at once; always as many, so that a row's value depends on itself alone
+_CHUNK = 32  # steps at once
+_CHUNK_NUMBERS = 2**24  # in their batches, at most
+
+
+@functools.partial(jax.jit, static_argnames=("sizes", "step_size", "mlp"))
+def _advance(theta, state, x_SxBxN, count, *, sizes: Sizes, step_size: StepSize, mlp: MLP):
+  optimizer = RuleOptimizer(sizes, theta, step_size)
+
+  def body(i, state):
+    return optimizer.update(state, model_state=mlp.apply(state.params, x_SxBxN[i]))
+
+  return jax.lax.fori_loop(0, count, body, state)
+
+
+_initial = jax.jit(MLP.init, static_argnums=0)
+_freeze = jax.jit(frozen.freeze, static_argnums=0)
+_embed = jax.jit(frozen.embed, static_argnums=0)
+
+
+def initial(mlp: MLP, seed: int) -> Params:
+  """{W, b, V} before any training, as numpy arrays."""
+  return jax.tree.map(np.asarray, _initial(mlp, jax.random.PRNGKey(seed)))
+
+
+def train(
+  rule: tuple[Sizes, Theta, StepSize],
+  mlp: MLP,
+  params: Params,
+  iteration: int,
+  rows: Rows,
+  batches: Iterator[np.ndarray],
+  progress: Callable[[int], object],
+) -> Params:
+  """Applies the rule to every batch.
+
+  Args:
+    rule: its sizes, theta and step size.
+    mlp: the architecture.
+    params: {W, b, V} before.
+    iteration: applications done before, which the step size may depend on.
+    rows: gives rows by their numbers.
+    batches: numbers of the rows of each batch, all batches of one length.
+    progress: called with the number of applications done since it was last called.
+
+  Returns:
+    {W, b, V} after, as numpy arrays.
+  """
+  sizes, theta, step_size = rule
+  state = RuleState(params=params, state=None, iteration=jnp.asarray(iteration, jnp.int32))
+  first = next(batches, None)
+  if first is None:
+    return params
+  batches = itertools.chain([first], batches)
+  length = max(1, min(_CHUNK, _CHUNK_NUMBERS // (len(first) * mlp.n_inputs)))
+  theta = jax.tree.map(jnp.asarray, theta)
+  while chunk := list(itertools.islice(batches, length)):
+    x_SxBxN = np.zeros((length, len(first), mlp.n_inputs), np.float32)
+    x_SxBxN[: len(chunk)] = rows(np.stack(chunk))
+    state = _advance(theta, state, x_SxBxN, len(chunk), sizes=sizes, step_size=step_size, mlp=mlp)
+    state.iteration.block_until_ready()
+    progress(len(chunk))
+  return jax.tree.map(np.asarray, state.params)
+
+
+def freeze(mlp: MLP, params: Params, x_BxN: np.ndarray) -> frozen.Network:
+  """`frozen.freeze`, compiled for the next power of two of rows; numpy arrays."""
+  n = len(x_BxN)
+  padded = np.zeros((1 << max(4, (n - 1).bit_length()), x_BxN.shape[1]), np.float32)
+  padded[:n] = x_BxN
+  mask = (np.arange(len(padded)) < n).astype(np.float32)
+  return jax.tree.map(np.asarray, _freeze(mlp, params, padded, mask))
+
+
+def embed(mlp: MLP, network: frozen.Network, n: int, rows: Rows) -> np.ndarray:
+  """The embedding of rows 0 .. n - 1, float32 [n, n_L]."""
+  out = np.empty((n, mlp.n_outputs), np.float32)
+  network = jax.tree.map(jnp.asarray, network)
+  padded = np.zeros((_BLOCK, mlp.n_inputs), np.float32)
+  for start in range(0, n, _BLOCK):
+    stop = min(n, start + _BLOCK)
+    padded[: stop - start] = rows(np.arange(start, stop))
+    out[start:stop] = np.asarray(_embed(mlp, network, padded))[: stop - start]
+  return out
