@@ -60,20 +60,17 @@ def measure_scaling(config_file: str, seconds: float) -> dict[str, Any]:
   """Counts gradients of real workers, first of one, then of two, after compilation."""
   text = config.parse([config_file], ["run_train.num_steps = 1000000", "run_train.staleness = 8"])
   rates = {}
-  with cluster.connected(None, 2) as ray:
-    for n_workers in (1, 2, 1, 2):
-      with tempfile.TemporaryDirectory() as folder:
-        launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", n_workers)
-        learner, workers = launcher.start(ray, launch)
-        report = courier.Client(launch.server).report
-        _until(report, lambda found, n=n_workers: _sending(found) == n)
-        found = _rate_over(report, seconds)
-        rates.setdefault(n_workers, []).append(found)
-        courier.Client(launch.server).stop()
-        ray.get(learner.result)
-        for role in (learner, *workers):
-          ray.kill(role.actor)
-        print(f"{n_workers} workers: {found:.3f} gradients/s", file=sys.stderr, flush=True)
+  for n_workers in (1, 2, 1, 2):
+    with cluster.connected(None, 2) as ray, tempfile.TemporaryDirectory() as folder:
+      launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", n_workers)
+      learner, _ = launcher.start(ray, launch)
+      report = courier.Client(launch.server).report
+      _until(report, lambda found, n=n_workers: _sending(found) == n)
+      found = _rate_over(report, seconds)
+      rates.setdefault(n_workers, []).append(found)
+      courier.Client(launch.server).stop()
+      ray.get(learner.result)
+    print(f"{n_workers} workers: {found:.3f} gradients/s", file=sys.stderr, flush=True)
   one, two = (sum(rates[n]) / len(rates[n]) for n in (1, 2))
   return {"one_worker_per_second": one, "two_workers_per_second": two, "ratio": two / one}
 

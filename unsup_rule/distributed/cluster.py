@@ -81,7 +81,12 @@ def _started_here(n_workers: int) -> Iterator[Any]:
   folder = _own_folder()
   # Ray opens its own folder to all users; the one around it is closed.
   inside = files.private_folder(folder / "r")
-  ray = _import_ray(RAY_AUTH_TOKEN_PATH=str(make_token(folder / "token")), RAY_TMPDIR=str(inside))
+  ray = _import_ray(
+    RAY_AUTH_TOKEN_PATH=str(make_token(folder / "token")),
+    RAY_TMPDIR=str(inside),
+    # By default Ray lets everything else on the machine go first.
+    RAY_worker_niceness=os.environ.get("RAY_worker_niceness", "0"),
+  )
   try:
     with _one_line("cannot start Ray on this machine"):
       ray.init(
