@@ -337,6 +337,18 @@ def test_step_size_decays():
     UnsupervisedRule(decay_steps=0)
 
 
+def test_initial_coefficients():
+  start = {"hebb": 3.0, "decorr_x": 0.5}
+  theta = UnsupervisedRule(initial_coefficients=start).init(jax.random.PRNGKey(0))
+  plain = UnsupervisedRule().init(jax.random.PRNGKey(0))
+  name = "forward_weight_readout_coeffs"
+  expected = [0.1, 0.1, 0.5, 3.0] + [0.1] * 8
+  np.testing.assert_allclose(theta[name]["w"][:, 0], expected, rtol=1e-6)
+  assert difference({**theta, name: plain[name]}, plain) == 0
+  with pytest.raises(UnsupRuleError, match="names 'hebbian'; use 0_order, 1_order"):
+    UnsupervisedRule(initial_coefficients={"hebbian": 1.0})
+
+
 def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
   params = SMALL.init(jax.random.PRNGKey(1))
   optimizer = RuleOptimizer(SMALLEST, smallest_theta, StepSize(0.5, decay_steps=1, decay_power=1))

@@ -1,5 +1,6 @@
 """The rule as a `LearnedOptimizer` of learned_optimization: labels, loss, gradient are not used."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gin
@@ -13,6 +14,7 @@ from unsup_rule.mlp import MLP, Activations, Params
 from unsup_rule.rule import execution
 from unsup_rule.rule.sizes import Sizes, Theta, init_theta
 from unsup_rule.rule.step_size import StepSize
+from unsup_rule.rule.terms import TERMS
 from unsup_rule.rule.update import changes
 
 from learned_optimization.learned_optimizers import base as lopt_base  # isort: skip
@@ -52,6 +54,8 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       not used with `step`.
     decay_steps: steps after which lr has fallen to (1/2)^decay_power; None: never.
     decay_power: how fast it falls, see `StepSize`.
+    initial_coefficients: mixing coefficients that `init` gives to terms, by their keys in
+      `unsup_rule.rule.terms.TERMS`; 0.1 for those left out, as in the authors' program.
     remat: "step" keeps only the inner states of a truncation and computes each step again on the
       way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
       "none" keeps every intermediate value.
@@ -76,6 +80,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     learning_rate: float = 1e-4,
     decay_steps: float | None = None,
     decay_power: float = 2.0,
+    initial_coefficients: Mapping[str, float] | None = None,
     remat: str = "step",
     tasks: str = "auto",
     step: opt_base.Optimizer | lopt_base.LearnedOptimizer | None = None,
@@ -93,6 +98,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     )
     self.step_size = StepSize(learning_rate, decay_steps, decay_power)
     check_step(step)
+    self.initial_coefficients = checked_coefficients(initial_coefficients or {})
     self.remat = remat
     self.tasks = tasks
     self.step = step
@@ -103,7 +109,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
 
   def init(self, key: jax.Array) -> Theta | dict[str, Any]:
     """Draws theta (initial values: docs/rule.md, section 2)."""
-    theta = init_theta(self.sizes, key)
+    theta = with_coefficients(init_theta(self.sizes, key), self.initial_coefficients)
     if isinstance(self.step, lopt_base.LearnedOptimizer):
       return {"rule": theta, "step": self.step.init(jax.random.fold_in(key, 1))}
     return theta
@@ -256,3 +262,25 @@ def check_step(step: Any) -> None:
       f"UnsupervisedRule.step is {step!r}; give an instance of an Optimizer or LearnedOptimizer, "
       "in gin @LearnableAdam() with the brackets"
     )
+
+
+def checked_coefficients(coefficients: Mapping[str, float]) -> dict[str, float]:
+  """Raises if a key is no term."""
+  for key in coefficients:
+    if key not in TERMS:
+      raise UnsupRuleError(
+        f"UnsupervisedRule.initial_coefficients names {key!r}; use {', '.join(TERMS)}"
+      )
+  return dict(coefficients)
+
+
+def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
+  """Theta with these mixing coefficients, those of V included."""
+  index = jnp.array([list(TERMS).index(key) for key in coefficients], jnp.int32)
+  values = jnp.array(list(coefficients.values()), jnp.float32)
+  changed = {
+    name: module | {"w": module["w"].at[index, 0].set(values)}
+    for name, module in theta.items()
+    if coefficients and name.endswith("_weight_readout_coeffs")
+  }
+  return {**theta, **changed}
