@@ -1,0 +1,239 @@
+"""Ray is private: tokens and folders for the owner alone, and nobody without the token gets in."""
+
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from launched import Launched, all_workers_send
+
+from unsup_rule import files
+from unsup_rule.distributed import affinity, cluster
+from unsup_rule.errors import UnsupRuleError
+
+_PYTHON = pathlib.Path(sys.executable)
+
+
+def _mode(path):
+  return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_token_is_random_and_for_its_owner_alone(tmp_path):
+  path = cluster.make_token(tmp_path / "private" / "token")
+  assert _mode(path) == 0o600
+  assert _mode(path.parent) == 0o700
+  token = path.read_text()
+  assert len(token) == 64
+  assert cluster.make_token(path).read_text() == token
+  assert cluster.make_token(tmp_path / "other").read_text() != token
+  path.chmod(0o640)
+  with pytest.raises(UnsupRuleError, match=r"can be read by others; run chmod 600"):
+    cluster.make_token(path)
+
+
+def test_a_private_folder_is_closed_even_if_it_was_open(tmp_path):
+  folder = tmp_path / "folder"
+  folder.mkdir(mode=0o777)
+  assert _mode(files.private_folder(folder)) == 0o700
+
+
+def test_an_address_where_nobody_answers_is_an_error_at_once():
+  with socket.socket() as unused:
+    unused.bind(("127.0.0.1", 0))
+    port = unused.getsockname()[1]
+  began = time.monotonic()
+  with (
+    pytest.raises(UnsupRuleError, match=f"nobody answers at --address=127.0.0.1:{port}"),
+    cluster.connected(f"127.0.0.1:{port}", 1),
+  ):
+    pass
+  assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:", "127.0.0.1:x"])
+def test_an_address_without_a_port_is_an_error(address):
+  with pytest.raises(UnsupRuleError, match="give host:port"), cluster.connected(address, 1):
+    pass
+
+
+def test_a_token_that_others_can_read_is_not_used(tmp_path):
+  token = tmp_path / "token"
+  token.write_text("a" * 64)
+  token.chmod(0o644)
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+    with (
+      pytest.raises(UnsupRuleError, match="can be read by others"),
+      cluster.connected(address, 1, str(token)),
+    ):
+      pass
+    with (
+      pytest.raises(UnsupRuleError, match=r"no token at .*/absent: No such file"),
+      cluster.connected(address, 1, str(tmp_path / "absent")),
+    ):
+      pass
+
+
+def _pinned(folder, queue, done):
+  core = affinity.pin_to_a_free_core(folder)
+  threads = {
+    frozenset(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")
+  }
+  queue.put((core, threads))
+  done.wait(30)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity")
+def test_each_worker_gets_a_core_of_its_own_until_it_ends(tmp_path):
+  context = multiprocessing.get_context("spawn")
+  queue, done = context.Queue(), context.Event()
+  cores = sorted(os.sched_getaffinity(0))
+
+  def start():
+    process = context.Process(target=_pinned, args=(tmp_path / "locks", queue, done))
+    process.start()
+    return process, *queue.get(timeout=60)
+
+  first, core, threads = start()
+  assert core == cores[0]
+  assert threads == {frozenset({core})}
+  second, other, _ = start()
+  assert other == (cores[1] if len(cores) > 1 else None)
+  first.kill()
+  first.join()
+  third, again, _ = start()
+  assert again == core
+  done.set()
+  for process in (second, third):
+    process.join()
+
+
+class _Node:
+  """`ray start --block`: a node of a cluster on this machine."""
+
+  def __init__(self, folder, token, *flags):
+    self.environment = {
+      **os.environ,
+      "RAY_AUTH_MODE": "token",
+      "RAY_AUTH_TOKEN_PATH": str(token),
+      "RAY_USAGE_STATS_ENABLED": "0",
+      "PYTHONPATH": os.pathsep.join(
+        [
+          *filter(None, [os.environ.get("PYTHONPATH")]),
+          str(pathlib.Path(__file__).parent),
+          str(pathlib.Path(__file__).parent.parent),
+        ]
+      ),
+      "JAX_PLATFORMS": "cpu",
+    }
+    self._output = open(folder / f"node_{time.monotonic_ns()}.txt", "w")  # noqa: SIM115
+    self.process = subprocess.Popen(
+      [_PYTHON.with_name("ray"), "start", "--block", "--disable-usage-stats", *flags],
+      env=self.environment,
+      stdout=self._output,
+      stderr=subprocess.STDOUT,
+    )
+
+  def family(self):
+    return psutil.Process(self.process.pid).children(recursive=True)
+
+  def kill(self):
+    """Loses the node: all of its processes at once."""
+    for process in [psutil.Process(self.process.pid), *self.family()]:
+      with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+    self.process.wait()
+
+  def stop(self):
+    if self.process.poll() is None:
+      self.kill()
+    self._output.close()
+
+
+def _free_port():
+  with socket.socket() as found:
+    found.bind(("127.0.0.1", 0))
+    return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_cluster_by_address_refuses_other_tokens_and_outlives_a_lost_node(tmp_path):
+  token = cluster.make_token(tmp_path / "token")
+  wrong = cluster.make_token(tmp_path / "wrong")
+  # Sockets need short paths.
+  short = pathlib.Path("/tmp") / f"ur-test-{os.getpid()}"
+  files.private_folder(short)
+  port = _free_port()
+  address = f"127.0.0.1:{port}"
+  nodes = []
+  try:
+    nodes.append(
+      _Node(
+        tmp_path,
+        token,
+        *("--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1"),
+        *("--include-dashboard=false", f"--temp-dir={short}/r", "--object-store-memory=200000000"),
+      )
+    )
+    _wait_for_port(port)
+    nodes.append(
+      _Node(
+        tmp_path,
+        token,
+        *(f"--address={address}", "--num-cpus=2", "--object-store-memory=200000000"),
+      )
+    )
+
+    with Launched(
+      tmp_path / "refused", flags=(f"--address={address}", f"--token_file={wrong}"), workers=1
+    ) as run:
+      code, left = run.finish()
+      assert (code, left) == (2, [])
+      assert (
+        run.output().splitlines()[-1].startswith(f"unsup-rule: error: Ray at {address} refused")
+      )
+
+    with Launched(tmp_path / "run", flags=(f"--address={address}", f"--token_file={token}")) as run:
+      first = run.wait(all_workers_send)
+      lost = {process.pid for process in nodes[1].family()}
+      gone = [w for w in first["workers"].values() if w["pid"] in lost]
+      assert gone
+      # A learner there comes back on the head; of the workers, as many as have a core.
+      nodes[1].kill()
+      run.wait(
+        lambda status: (
+          any(
+            w["gradients_per_second"] > 0 and w["silent_seconds"] < 2 and w["pid"] not in lost
+            for w in status["workers"].values()
+          )
+          and status["pid"] not in lost
+          and status["step"] > first["step"] + 50
+        )
+      )
+      run.interrupt()
+      code, _ = run.finish()
+      assert code == 130
+      assert run.status()["state"] == "stopped"
+  finally:
+    for node in reversed(nodes):
+      node.stop()
+    shutil.rmtree(short, ignore_errors=True)
+
+
+def _wait_for_port(port, seconds=60):
+  ends = time.monotonic() + seconds
+  while time.monotonic() < ends:
+    try:
+      socket.create_connection(("127.0.0.1", port), timeout=1).close()
+      return
+    except OSError:
+      time.sleep(0.2)
+  raise AssertionError("the head does not answer")
