@@ -135,6 +135,9 @@ def simulate_workers(config_text: str, server: str, first: int, number: int) -> 
   gradient = jax.tree_util.tree_map(
     lambda leaf: rng.normal(0, 1e-3, np.shape(leaf)).astype(np.float32), theta
   )
+  # Flax dataclasses, opaque to type checkers.
+  from_worker: Any = outer_train.GradientsFromWorker
+  aggregated: Any = gradient_learner.AggregatedGradient
   actor = ray.get_actor(server, namespace=courier.NAMESPACE)
   call = actor.call.options(concurrency_group="call")
   sent = [0] * number
@@ -145,8 +148,8 @@ def simulate_workers(config_text: str, server: str, first: int, number: int) -> 
       number=sent[index],
       epoch=answer.epoch,
       step=answer.step,
-      gradient=outer_train.GradientsFromWorker(
-        outer_trainer_grads=gradient_learner.AggregatedGradient(
+      gradient=from_worker(
+        outer_trainer_grads=aggregated(
           theta_grads=gradient, theta_model_state=None, mean_loss=np.float32(1)
         ),
         worker_id=np.asarray(first + index),

@@ -64,7 +64,7 @@ def quadratic_fitness(lopt: Any, theta: Any) -> dict[str, float]:
   """Minus the logarithm of the mean loss after training tasks that are the same each time."""
   optimizer = lopt.opt_fn(theta)
 
-  def final_loss(key: jax.Array) -> jax.Array:
+  def final_loss(key: jax.Array) -> Any:
     task_key, init_key = jax.random.split(key)
     task = _FAMILY.task_fn(_FAMILY.sample(task_key))
 

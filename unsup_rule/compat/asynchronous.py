@@ -180,7 +180,8 @@ class _Overlay:
 def _run_train(call: Callable[..., None], loop: str, **roles: bool) -> None:
   # run_train writes its own config.gin, in place: not where a crash could leave half of one.
   with tempfile.TemporaryDirectory() as elsewhere, _replaced(**{loop: call}):
-    outer_train.run_train(train_log_dir=elsewhere, population_root_dir=None, **roles)
+    options: dict[str, Any] = {"population_root_dir": None, **roles}
+    outer_train.run_train(train_log_dir=elsewhere, **options)
 
 
 @contextlib.contextmanager

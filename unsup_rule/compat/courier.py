@@ -123,8 +123,7 @@ class Client:
 
   def _call_host(self, method: str, payload: bytes) -> Any:
     """Calls until there is an answer: a call may be repeated if its host dies meanwhile."""
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     # Otherwise ray.get_actor would start a cluster of its own.
     if not ray.is_initialized():
       raise UnreachableError(

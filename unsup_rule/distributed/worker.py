@@ -93,7 +93,6 @@ class WatchedEstimator:
 
   def __init__(self, estimator: Any, client: LearnerClient):
     self._estimator, self._client = estimator, client
-    self._slot = run.Slot(run.Origin(np.zeros(2), 1, 0), estimator, None)
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._estimator, name)
@@ -107,8 +106,9 @@ class WatchedEstimator:
     )
     # Arrays of jax hold what the library adds up; these copies cost little beside an estimate.
     if trees.all_finite((output.mean_loss, output.grad)):
-      losses = run.source_losses(self._slot.family, output.unroll_info)
-      for name, values in (losses or {self._slot.family_name: [float(output.mean_loss)]}).items():
+      by_source = run.source_losses(run.task_family(self._estimator), output.unroll_info)
+      whole = {run.family_name(self._estimator): [float(output.mean_loss)]}
+      for name, values in (by_source or whole).items():
         self._client.losses.setdefault(name, []).append(float(np.mean(values)))
     else:
       self._client.bad_estimates += 1

@@ -42,14 +42,24 @@ class Slot:
   @property
   def family(self) -> Any:
     """The task family that the estimator works on, or None."""
-    # HEAD's estimators keep it one level down.
-    holder = getattr(self.estimator, "truncated_step", self.estimator)
-    return getattr(holder, "task_family", None)
+    return task_family(self.estimator)
 
   @property
   def family_name(self) -> str:
     """Its name."""
-    return type(self.estimator).__name__ if self.family is None else self.family.name
+    return family_name(self.estimator)
+
+
+def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
+  """Returns the task family that an estimator works on, or None."""
+  # HEAD's estimators keep it one level down.
+  return getattr(getattr(estimator, "truncated_step", estimator), "task_family", None)
+
+
+def family_name(estimator: gradient_learner.GradientEstimator) -> str:
+  """Returns the name of the task family."""
+  family = task_family(estimator)
+  return type(estimator).__name__ if family is None else family.name
 
 
 @dataclasses.dataclass(frozen=True)
