@@ -2,7 +2,11 @@
 
 import csv
 import os
+import pathlib
+import shutil
 import signal
+import stat
+import tempfile
 
 import jax
 import numpy as np
@@ -20,11 +24,24 @@ def _steps(folder):
     return [int(row["step"]) for row in csv.DictReader(stream)]
 
 
+@pytest.fixture
+def short_folder():
+  """Ray's sockets need paths shorter than pytest's."""
+  folder = pathlib.Path(tempfile.mkdtemp(prefix="ut-"))
+  yield folder
+  shutil.rmtree(folder)
+
+
 @pytest.mark.slow
-def test_kills_cost_little_and_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+def test_kills_cost_little_and_ctrl_c_leaves_a_run_that_goes_on(tmp_path, short_folder):
   folder = tmp_path / "run"
-  with Launched(folder) as run:
+  with Launched(folder, environment={"TMPDIR": str(short_folder)}) as run:
     before = run.wait(lambda status: all_workers_send(status) and status["step"] > 100)
+
+    # What Ray has on disk, the token above all, is its owner's alone.
+    (private,) = short_folder.glob("ur-*")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert stat.S_IMODE((private / "token").stat().st_mode) == 0o600
 
     # A worker: Ray starts it anew, with another stream, while the other one goes on.
     os.kill(before["workers"]["0"]["pid"], signal.SIGKILL)
@@ -59,6 +76,7 @@ def test_kills_cost_little_and_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     run.interrupt()
     code, left = run.finish()
     assert (code, left) == (130, [])
+    assert not list(short_folder.glob("ur-*"))
     stopped = run.status()
     assert stopped["state"] == "stopped"
     assert checkpoint.load_state(folder)["step"] == stopped["step"] == stopped["saved_step"]
