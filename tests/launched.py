@@ -84,7 +84,7 @@ class Launched:
     except FileNotFoundError:
       return {}
 
-  def wait(self, condition, seconds=120, member=""):
+  def wait(self, condition, seconds=300, member=""):
     """Returns the first status that fulfils `condition`."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -106,7 +106,7 @@ class Launched:
     self.remember()
     os.killpg(self.process.pid, signal.SIGINT)
 
-  def finish(self, seconds=120):
+  def finish(self, seconds=300):
     """Waits for the end; returns the exit code, and how many processes are left."""
     self.remember()
     code = self.process.wait(seconds)

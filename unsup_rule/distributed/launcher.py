@@ -86,17 +86,26 @@ def start_role(
     function: "module:function".
     keywords: of the function; they must be picklable without our code.
     cores: that it takes of the cluster.
+
+  Raises:
+    UnsupRuleError: there is an actor of that name.
   """
   host = ray.remote(concurrency_groups={"call": courier.CALLS_AT_ONCE})(courier.Host)
-  actor = host.options(
-    name=name,
-    namespace=courier.NAMESPACE,
-    num_cpus=cores,
-    max_restarts=-1,
-    # Of calls; only `run` is repeated, since callers repeat calls themselves.
-    max_task_retries=0,
-    runtime_env=cluster.environment(),
-  ).remote()
+  try:
+    actor = host.options(
+      name=name,
+      namespace=courier.NAMESPACE,
+      num_cpus=cores,
+      max_restarts=-1,
+      # Of calls; only `run` is repeated, since callers repeat calls themselves.
+      max_task_retries=0,
+      runtime_env=cluster.environment(),
+    ).remote()
+  except ValueError as error:
+    raise UnsupRuleError(
+      f"the cluster still has a process {name} of this run; wait until it has noticed that the "
+      "program which started it is gone, and try again"
+    ) from error
   run = actor.run.options(max_task_retries=-1)
   return Role(name, actor, run.remote(function, pickle.dumps(keywords)))
 
