@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from unsup_rule.benchmark import features
 from unsup_rule.benchmark.cases import CASES, Case
 from unsup_rule.benchmark.counting import needs
 from unsup_rule.cli import main
+from unsup_rule.errors import UnsupRuleError
 
 
 def test_counts_a_product():
@@ -57,3 +59,19 @@ def test_command(tmp_path, capsys):
 def test_unknown_size(capsys):
   assert main(["bench", "--sizes", "papre"]) == 2
   assert "choose from" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_features_beside_other_ways(tmp_path, capsys):
+  out = tmp_path / "features.json"
+  assert main(["bench", "--features", "300", "6", "--out", str(out)]) == 0
+  rows = {row["method"]: row for row in json.loads(out.read_text())}
+  assert set(rows) == {"UnsupervisedFeatures", "PCA", "KMeans", "MLP autoencoder"}
+  assert all(row["fit_seconds"] > 0 and row["megabytes"] >= 0 for row in rows.values())
+  assert rows["UnsupervisedFeatures"]["again_seconds"] < rows["UnsupervisedFeatures"]["fit_seconds"]
+  assert "transform" in capsys.readouterr().out
+
+
+def test_a_method_that_fails_is_one_line():
+  with pytest.raises(UnsupRuleError, match=r"PCA failed on 3 x 6: ValueError: .*; try fewer rows"):
+    features.cost("PCA", 3, 6)

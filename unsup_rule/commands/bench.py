@@ -22,12 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--against", type=pathlib.Path, default=pathlib.Path("docs/bench.json"), help="earlier results"
   )
   parser.add_argument(
+    "--features",
+    nargs=2,
+    type=int,
+    metavar=("ROWS", "COLUMNS"),
+    help="measure UnsupervisedFeatures beside PCA, k-means and an autoencoder instead",
+  )
+  parser.add_argument(
     "--longest", type=float, default=60.0, help="seconds a truncation may take to be measured"
   )
 
 
 def run(arguments: argparse.Namespace) -> int:
   """Prints a table and writes the rows as JSON."""
+  if arguments.features:
+    return _features(*arguments.features, arguments.out)
   import jax
 
   from unsup_rule.benchmark.cases import CASES
@@ -65,6 +74,25 @@ def run(arguments: argparse.Namespace) -> int:
         _truncation(name, n_tasks, record)
   files.write_text(arguments.out, json.dumps(rows, indent=1) + "\n")
   print(f"written to {arguments.out}")
+  return 0
+
+
+def _features(n_rows: int, n_columns: int, out: pathlib.Path) -> int:
+  """Time and memory of ways to features."""
+  from unsup_rule.benchmark import features
+
+  rows: list[Row] = []
+  print(f"{n_rows} x {n_columns}{'fit':>18}{'fit again':>12}{'transform':>12}{'memory':>12}")
+  for method in features.METHODS:
+    cost = features.cost(method, n_rows, n_columns)
+    rows.append({"method": method, "rows": n_rows, "columns": n_columns, **cost._asdict()})
+    print(
+      f"{method:20}{cost.fit_seconds:10.2f} s{cost.again_seconds:10.2f} s"
+      f"{cost.transform_seconds:10.2f} s{cost.megabytes:9.0f} MB",
+      flush=True,
+    )
+  files.write_text(out, json.dumps(rows, indent=1) + "\n")
+  print(f"written to {out}")
   return 0
 
 

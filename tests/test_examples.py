@@ -1,0 +1,75 @@
+"""The examples and the notebooks run, at reduced size."""
+
+import importlib.util
+import os
+import pathlib
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = {
+  "pipeline": {"folds": 3, "labelled": 50},
+  "other_optimizers": {"steps": 20},
+  "fine_tuning": {"steps": 20},
+}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_every_example_is_run():
+  assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(SMALL)
+  assert len(NOTEBOOKS) == 2
+
+
+def run(name):
+  spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.main(**SMALL[name])
+
+
+@pytest.mark.slow
+def test_pipeline():
+  accuracy = run("pipeline")
+  assert accuracy["the rule"] > accuracy["untrained"] + 0.05
+  assert accuracy["pipeline"] > 0.7
+
+
+@pytest.mark.slow
+def test_other_optimizers():
+  accuracy = run("other_optimizers")
+  # SGD with the rule's own learning rate is the rule itself.
+  assert accuracy["LearnableSGD"] == pytest.approx(accuracy["the rule's own step"], abs=0.02)
+  assert min(accuracy.values()) > 0.5
+
+
+@pytest.mark.slow
+def test_fine_tuning():
+  accuracy = run("fine_tuning")
+  assert accuracy["from the rule"] > accuracy["from random weights"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_whole_and_lean(path):
+  notebook = nbformat.read(path, as_version=4)
+  cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+  assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+  outputs = [output for cell in cells for output in cell.outputs]
+  assert any("image/png" in output.get("data", {}) for output in outputs)
+  assert not any(
+    output.output_type == "error" or output.get("name") == "stderr" for output in outputs
+  )
+  assert path.stat().st_size < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path, monkeypatch):
+  monkeypatch.setenv("UNSUP_RULE_SMALL", "1")
+  monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+  notebook = nbformat.read(path, as_version=4)
+  client = nbclient.NotebookClient(
+    notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+  )
+  client.execute()
