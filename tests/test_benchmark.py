@@ -64,7 +64,7 @@ def test_unknown_size(capsys):
 @pytest.mark.slow
 def test_features_beside_other_ways(tmp_path, capsys):
   out = tmp_path / "features.json"
-  assert main(["bench", "--features", "300", "6", "--out", str(out)]) == 0
+  assert main(["bench", "--features", "300", "40", "--out", str(out)]) == 0
   rows = {row["method"]: row for row in json.loads(out.read_text())}
   assert set(rows) == {"UnsupervisedFeatures", "PCA", "KMeans", "MLP autoencoder"}
   assert all(row["fit_seconds"] > 0 and row["megabytes"] >= 0 for row in rows.values())

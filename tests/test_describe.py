@@ -140,7 +140,7 @@ def test_the_folder_of_gin_files_does_not_hide_the_package():
 
 
 @pytest.mark.slow
-def test_the_wheel_brings_the_gin_files(tmp_path):
+def test_the_wheel_brings_gin_files_and_weights(tmp_path):
   command = "from setuptools import build_meta; print(build_meta.build_wheel({!r}))"
   files = subprocess.run(
     ["git", "ls-files"], cwd=_ROOT, capture_output=True, text=True, check=True
@@ -159,6 +159,9 @@ def test_the_wheel_brings_the_gin_files(tmp_path):
   names = zipfile.ZipFile(wheel).namelist()
   shipped = {name.removeprefix("unsup_rule/") for name in names if name.endswith(".gin")}
   assert shipped == {name for name in files if name.endswith(".gin")}
+  weights = {name for name in names if name.startswith("unsup_rule/weights/")}
+  assert weights == {name for name in files if name.startswith("unsup_rule/weights/")}
+  assert "unsup_rule/weights/laptop.npz" in weights
   assert all(name.startswith("unsup_rule") for name in names)
 
 

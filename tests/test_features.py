@@ -130,6 +130,14 @@ def test_inference_works_inside_other_programs(data, fitted):
   assert np.any(gradient)
 
 
+def test_network_is_a_plain_mlp(data, fitted):
+  x = fitted.scaler_.transform(data[0])
+  for run in fitted.network_.values():
+    for w, b in zip(run["w"], run["b"], strict=True):
+      x = np.maximum(x @ w + b, 0)
+  np.testing.assert_allclose(fitted.transform(data[0]), x, rtol=1e-4, atol=1e-5)
+
+
 def test_scale_of_columns_does_not_matter_unless_asked(rule, data):
   X = data[0]
   changed = X * np.arange(1, 13) + 3

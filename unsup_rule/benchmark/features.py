@@ -51,14 +51,16 @@ def _pca() -> Any:
 def _kmeans() -> Any:
   from sklearn.cluster import KMeans
 
-  return KMeans(N_FEATURES, n_init=1, random_state=_SEED)
+  make: Any = KMeans
+  return make(N_FEATURES, n_init=1, random_state=_SEED)
 
 
 def _autoencoder() -> Any:
   from sklearn.neural_network import MLPRegressor
 
   layers = (128,) * 4 + (N_FEATURES,) + (128,) * 4
-  return MLPRegressor(layers, batch_size=128, max_iter=10, n_iter_no_change=10, random_state=_SEED)
+  make: Any = MLPRegressor
+  return make(layers, batch_size=128, max_iter=10, n_iter_no_change=10, random_state=_SEED)
 
 
 METHODS: dict[str, Callable[[], Any]] = {
@@ -103,7 +105,8 @@ def _measure(method: str, rows: int, columns: int) -> Cost:
     seconds.append(time.perf_counter() - began)
   began = time.perf_counter()
   model.predict(x) if method == "MLP autoencoder" else model.transform(x)
-  return Cost(*seconds, time.perf_counter() - began, _peak_megabytes() - before)
+  transform_seconds = time.perf_counter() - began
+  return Cost(seconds[0], seconds[1], transform_seconds, _peak_megabytes() - before)
 
 
 def _peak_megabytes() -> float:

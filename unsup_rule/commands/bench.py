@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
   """Prints a table and writes the rows as JSON."""
   if arguments.features:
-    return _features(*arguments.features, arguments.out)
+    n_rows, n_columns = arguments.features
+    return _features(n_rows, n_columns, arguments.out)
   import jax
 
   from unsup_rule.benchmark.cases import CASES

@@ -1,5 +1,6 @@
 """`UnsupervisedFeatures`: a network trained without labels by a meta-trained rule."""
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import programs
 from unsup_rule.mlp import MLP
+from unsup_rule.rule.learned_optimizer import mlp_of
 from unsup_rule.weights.pretrained import Pretrained, pretrained
 
 _STATISTICS_ROWS = 4096
@@ -154,7 +156,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     return rule
 
   def _mlp(self) -> MLP:
-    return MLP(self.n_features_in_, tuple(self.hidden), self.n_features, self.nonlinearity)
+    return dataclasses.replace(mlp_of(self.params_), nonlinearity=self.nonlinearity)
 
   def _batch(self, rule: Pretrained, n_rows: int) -> int:
     size = rule.use.batch_size if self.batch_size is None else self.batch_size
@@ -173,13 +175,15 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     """Rows of X as the network takes them; standardised in the precision of X, then float32."""
     if self.scaler_ is None:
       return lambda numbers: X[numbers].astype(np.float32)
-    mean, scale = self.scaler_.mean_, self.scaler_.scale_
+    scaler: Any = self.scaler_
+    mean, scale = scaler.mean_, scaler.scale_
     return lambda numbers: ((X[numbers] - mean) / scale).astype(np.float32)
 
   def _validated(self, X: Any, reset: bool) -> np.ndarray:
     least = 2 if reset or not hasattr(self, "network_") else 1
     dtypes = [np.float64, np.float32]
-    return validate_data(self, X, reset=reset, dtype=dtypes, ensure_min_samples=least)
+    validate: Any = validate_data
+    return validate(self, X, reset=reset, dtype=dtypes, ensure_min_samples=least)
 
   @property
   def _n_features_out(self) -> int:

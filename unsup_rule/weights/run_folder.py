@@ -83,8 +83,8 @@ def write(folder: str | os.PathLike, rule: Archive) -> None:
   checkpoint.save_params(folder, rule.theta, step=rule.provenance.get("outer_steps") or 0)
 
 
-def _step_size(folder: pathlib.Path, text: str) -> dict[str, float | None]:
-  settings = {}
+def _step_size(folder: pathlib.Path, text: str) -> dict[str, Any]:
+  settings: dict[str, Any] = {}
   for name, value in _STEP_SIZE.findall(text):
     try:
       settings[name] = None if value == "None" else float(value)
