@@ -1,4 +1,4 @@
-"""Step size of the rule over inner time (docs/rule.md, 4.6)."""
+"""Step size of the rule over inner time (docs/rule.md, eq. 4.18)."""
 
 import dataclasses
 
