@@ -7,6 +7,7 @@ Each prints one line of JSON.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
+
+import psutil
 
 from unsup_rule import config
 from unsup_rule.compat import courier
@@ -44,35 +47,68 @@ def main(argv: Sequence[str] | None = None) -> int:
   scaling = commands.add_parser("scaling", help="gradients a second of 1 and of 2 workers")
   scaling.add_argument("--config_file", default="laptop.gin")
   scaling.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
+  scaling.add_argument("--repeats", type=int, default=2)
   absorb = commands.add_parser("absorb", help="gradients a second that one learner takes")
   absorb.add_argument("--workers", type=int, default=512)
   absorb.add_argument("--seconds", type=float, default=60.0)
   arguments = parser.parse_args(argv)
   if arguments.command == "scaling":
-    result = measure_scaling(arguments.config_file, arguments.seconds)
+    result = measure_scaling(arguments.config_file, arguments.seconds, arguments.repeats)
   else:
     result = measure_absorption(arguments.workers, arguments.seconds)
   print(json.dumps({"command": arguments.command, "cores": os.cpu_count(), **result}))
   return 0
 
 
-def measure_scaling(config_file: str, seconds: float) -> dict[str, Any]:
-  """Counts gradients of real workers, first of one, then of two, after compilation."""
+def measure_scaling(config_file: str, seconds: float, repeats: int) -> dict[str, Any]:
+  """Counts gradients of real workers, first of one, then of two, after compilation.
+
+  Also the processor time that they cost, which tells what an idle machine would do where this one
+  is not: alone, a worker has a core and the learner another; two share theirs with the learner.
+  """
   text = config.parse([config_file], ["run_train.num_steps = 1000000", "run_train.staleness = 8"])
-  rates = {}
-  for n_workers in (1, 2, 1, 2):
+  rates: dict[int, list[float]] = {1: [], 2: []}
+  costs: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+  for n_workers in (1, 2) * repeats:
     with cluster.connected(None, 2) as ray, tempfile.TemporaryDirectory() as folder:
       launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", n_workers)
       learner, _ = launcher.start(ray, launch)
       report = courier.Client(launch.server).report
-      _until(report, lambda found, n=n_workers: _sending(found) == n)
-      found = _rate_over(report, seconds)
-      rates.setdefault(n_workers, []).append(found)
+      first = _until(report, lambda found, n=n_workers: _sending(found) == n)
+      pids = {worker["pid"] for worker in first["workers"].values()}
+      before, cpu_before, began = report(), _cpu_seconds(pids), time.monotonic()
+      time.sleep(seconds)
+      after, cpu_after = report(), _cpu_seconds(pids)
+      n_gradients = after["gradients"] - before["gradients"]
+      rate = n_gradients / (time.monotonic() - began)
+      rates[n_workers].append(rate)
+      workers, everyone = ((new - old) for new, old in zip(cpu_after, cpu_before, strict=True))
+      costs[n_workers].append((workers / n_gradients, everyone / n_gradients))
       courier.Client(launch.server).stop()
       ray.get(learner.result)
-    print(f"{n_workers} workers: {found:.3f} gradients/s", file=sys.stderr, flush=True)
+    print(f"{n_workers} workers: {rate:.3f} gradients/s", file=sys.stderr, flush=True)
   one, two = (sum(rates[n]) / len(rates[n]) for n in (1, 2))
-  return {"one_worker_per_second": one, "two_workers_per_second": two, "ratio": two / one}
+  alone = sum(workers for workers, _ in costs[1]) / repeats
+  shared = sum(everyone for _, everyone in costs[2]) / repeats
+  return {
+    "one_worker_per_second": one,
+    "two_workers_per_second": two,
+    "ratio": two / one,
+    "processor_seconds_a_gradient": {"worker_alone": alone, "all_of_two": shared},
+    "ratio_by_processor_time": 2 * alone / shared,
+  }
+
+
+def _cpu_seconds(workers: set[int]) -> tuple[float, float]:
+  """Returns the processor time so far of these processes, and of all that this one started."""
+  of_workers = everyone = 0.0
+  for process in psutil.Process().children(recursive=True):
+    with contextlib.suppress(psutil.NoSuchProcess):
+      times = process.cpu_times()
+      everyone += times.user + times.system
+      if process.pid in workers:
+        of_workers += times.user + times.system
+  return of_workers, everyone
 
 
 def measure_absorption(n_workers: int, seconds: float) -> dict[str, Any]:

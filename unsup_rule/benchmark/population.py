@@ -25,7 +25,7 @@ from unsup_rule.distributed import history
 _FAMILY = quadratics.FixedDimQuadraticFamily(dim=5)
 _N_TASKS = 64
 _INNER_STEPS = 20
-_SWEEP = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_SWEEP = (1e-4, 1e-3, 1e-2, 1e-1, 3e-1)
 _MEMBERS = (1e-4, 1e-3, 1e-2)
 
 _PROBLEM = """
