@@ -30,7 +30,9 @@ def _evaluate(controller, folder, fitness, step=10):
     path.touch()
     controller.submit(member, generation, step, str(path))
     assert controller.next_evaluation() == (member, generation, step, str(path))
+    assert controller.is_waiting(member)
     controller.evaluated(member, generation, step, str(path), value)
+    assert not controller.is_waiting(member)
   assert controller.next_evaluation() is None
 
 

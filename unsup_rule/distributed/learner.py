@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from unsup_rule.distributed.theta import ThetaKeeper
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import checkpoint, curve, summary
 from unsup_rule.training.options import TrainerOptions
+
+_LOOK_SECONDS = 0.2
 
 
 def run_learner(
@@ -133,6 +136,11 @@ class LearnerSession:
       self._submitted = min(step, self._submitted)  # Another member's theta may be younger.
       return
     self._submitted = step
+    # Not further ahead of the evaluations than one: the mutator would come too late.
+    ends = time.monotonic() + DistributedOptions().gradient_deadline_seconds
+    while controller.is_waiting(self._member_index) and time.monotonic() < ends:
+      server.raise_if_stopped()
+      time.sleep(_LOOK_SECONDS)
     path = self._files.save_snapshot(server.generation)
     if path is not None:
       controller.submit(self._member_index, server.generation, step, str(path))

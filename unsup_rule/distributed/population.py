@@ -146,6 +146,11 @@ class Controller(library_population.PopulationController):
       if generation_id in self._cached:
         self._waiting[worker_id] = (generation_id, step, params)
 
+  def is_waiting(self, worker_id: int) -> bool:
+    """Tells whether a member's theta still waits for its evaluation."""
+    with self._lock:
+      return worker_id in self._waiting
+
   def next_evaluation(self) -> tuple[int, str, int, str] | None:
     """Returns (member, generation, step, checkpoint) to evaluate, or None. It waits till done."""
     with self._lock:
@@ -267,6 +272,7 @@ def run_controller(config_text: str, imports: Sequence[str], folder: str, server
     controller.maybe_get_worker_data,
     controller.member,
     controller.submit,
+    controller.is_waiting,
     controller.next_evaluation,
     controller.evaluated,
     controller.report,

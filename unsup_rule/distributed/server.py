@@ -181,8 +181,7 @@ class GradientServer(distributed.AsyncLearner):
     with self._cv:
       heard, accepted = time.monotonic(), self.ledger.accepted
       while True:
-        if self._stop.is_set():
-          raise StopRequested
+        self.raise_if_stopped()
         if len(self._outer_gradients) >= self._batch_size:
           valid = [pair for pair in self._outer_gradients if filter_fn(pair[1])]
           self._drop(len(self._outer_gradients) - len(valid), "lost theta")
@@ -226,6 +225,11 @@ class GradientServer(distributed.AsyncLearner):
   def stop(self) -> None:
     """Asks the loop to save and end."""
     self._stop.set()
+
+  def raise_if_stopped(self) -> None:
+    """Raises StopRequested where somebody called `stop`."""
+    if self._stop.is_set():
+      raise StopRequested
 
   def close(self) -> None:
     """Sends workers home, as they come."""
