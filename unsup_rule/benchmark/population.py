@@ -26,7 +26,7 @@ _FAMILY = quadratics.FixedDimQuadraticFamily(dim=5)
 _N_TASKS = 64
 _INNER_STEPS = 20
 _SWEEP = (1e-4, 1e-3, 1e-2, 1e-1)  # At 0.3 theta soon is not finite.
-_MEMBERS = (1e-4, 1e-3, 1e-2)
+_MEMBERS = (1e-3, 1e-2, 5e-2)
 
 _PROBLEM = """
 run_train.lopt = @LearnableAdam()
