@@ -165,6 +165,7 @@ class RunFiles:
         dropped=refused - self._refused_shown,
         **{f"{curve.SOURCE_PREFIX}{name}": loss for name, loss in self.losses().items()},
       )
+      self._rows = rows
     self._refused_shown = refused
 
   def state(self) -> dict[str, Any]:

@@ -64,25 +64,25 @@ def strong(tree: Any) -> Any:
 def all_finite(tree: Any) -> bool:
   """Tells whether every floating-point leaf is finite throughout."""
   return all(
-    np.isfinite(leaf).all()
-    for leaf in to_leaves(tree).values()
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    np.isfinite(leaf).all() for leaf in _arrays(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)
   )
 
 
 def norm(tree: Any) -> float:
   """Returns the Euclidean norm of all leaves together."""
-  return float(
-    np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in to_leaves(tree).values()))
-  )
+  return float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in _arrays(tree))))
 
 
 def mean_abs(tree: Any) -> float:
   """Returns the mean absolute value of all elements together."""
-  leaves = to_leaves(tree).values()
+  leaves = _arrays(tree)
   return float(
     sum(np.abs(leaf).sum(dtype=np.float64) for leaf in leaves) / sum(leaf.size for leaf in leaves)
   )
+
+
+def _arrays(tree: Any) -> list[np.ndarray]:
+  return [np.asarray(_typed(leaf)) for leaf in jax.tree_util.tree_leaves(tree)]
 
 
 def _typed(leaf: Any) -> Any:
