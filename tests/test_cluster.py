@@ -82,23 +82,23 @@ def test_a_token_that_others_can_read_is_not_used(tmp_path):
       pass
 
 
-def _pinned(folder, queue, done):
+def _pinned(folder, queue):
   core = affinity.pin_to_a_free_core(folder)
   threads = {
     frozenset(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")
   }
   queue.put((core, threads))
-  done.wait(30)
+  time.sleep(120)  # Until it is killed.
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity")
 def test_each_worker_gets_a_core_of_its_own_until_it_ends(tmp_path):
   context = multiprocessing.get_context("spawn")
-  queue, done = context.Queue(), context.Event()
+  queue = context.Queue()
   cores = sorted(os.sched_getaffinity(0))
 
   def start():
-    process = context.Process(target=_pinned, args=(tmp_path / "locks", queue, done))
+    process = context.Process(target=_pinned, args=(tmp_path / "locks", queue))
     process.start()
     return process, *queue.get(timeout=60)
 
@@ -111,8 +111,8 @@ def test_each_worker_gets_a_core_of_its_own_until_it_ends(tmp_path):
   first.join()
   third, again, _ = start()
   assert again == core
-  done.set()
   for process in (second, third):
+    process.kill()
     process.join()
 
 

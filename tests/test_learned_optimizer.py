@@ -105,15 +105,15 @@ def test_initial_model_state_has_the_shape_of_activations(task):
 
 def test_loss_is_the_probe_on_labels_and_activations_are_of_the_unlabelled_batch(task):
   params = task.init(KEY)
-  batch = task.draw(KEY)
   loss, activations = task.loss_with_state(params, None, KEY)
-  np.testing.assert_array_equal(activations["x0"], batch["x"])
+  np.testing.assert_array_equal(activations["x0"], task.unlabelled(KEY)["x"])
   np.testing.assert_array_equal(loss, task.loss(params, KEY))
   meta_loss, state, aux = task.loss_with_state_and_aux(params, activations, KEY)
   assert meta_loss == loss == aux["loss"]
   assert state is activations
   # Data from outside takes the place of what is drawn.
-  other = task.draw(jax.random.PRNGKey(1))
+  drawn = task.labelled(jax.random.PRNGKey(1))
+  other = dict(zip(("probe_x", "train", "test"), drawn, strict=True))
   assert task.loss(params, KEY, other) == task.loss(params, jax.random.PRNGKey(1))
 
 
