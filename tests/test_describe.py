@@ -1,6 +1,7 @@
 """`unsup-rule describe`, the gin files that come with the package, and counted arithmetic."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -158,7 +159,7 @@ def test_the_wheel_brings_gin_files_and_weights(tmp_path):
   (wheel,) = tmp_path.glob("*.whl")
   names = zipfile.ZipFile(wheel).namelist()
   shipped = {name.removeprefix("unsup_rule/") for name in names if name.endswith(".gin")}
-  assert shipped == {name for name in files if name.endswith(".gin")}
+  assert shipped == {name for name in files if re.fullmatch(r"gin/.*\.gin", name)}
   weights = {name for name in names if name.startswith("unsup_rule/weights/")}
   assert weights == {name for name in files if name.startswith("unsup_rule/weights/")}
   assert "unsup_rule/weights/laptop.npz" in weights
