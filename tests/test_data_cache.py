@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from fault_helpers import largest_file
 
 from unsup_rule.data import Bank
 from unsup_rule.data.cache import cached
@@ -88,13 +88,11 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_a_file(tmp_path):
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-  try:
-    with pytest.warns(UserWarning, match="going on without a data cache"):
-      bank = cached("key", tmp_path, _build)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  with (
+    largest_file(50_000),
+    pytest.warns(UserWarning, match="going on without a data cache"),
+  ):
+    bank = cached("key", tmp_path, _build)
   _assert_same(bank, _build())
   assert list(tmp_path.iterdir()) == []
 

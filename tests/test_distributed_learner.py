@@ -1,32 +1,20 @@
 """A learner's files: exact resume, damaged checkpoints, a full disk."""
 
-import contextlib
 import csv
 import json
-import resource
 
 import gin
 import jax
 import numpy as np
 import pytest
 from distributed_helpers import Hand, Learner
+from fault_helpers import largest_file
 
 from unsup_rule.commands import status
 from unsup_rule.distributed import table
 from unsup_rule.distributed.ledger import Incarnations
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import checkpoint
-
-
-@contextlib.contextmanager
-def _largest_file(size):
-  """The kernel refuses to let any file grow beyond `size` bytes, as a full disk would."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _train(folder, steps, first=0, **settings):
@@ -119,7 +107,7 @@ def test_a_full_disk_stops_nothing_and_is_made_up_for(tmp_path):
   learner = Learner(folder, num_steps=3, trainer_batch_size=1).start()
   learner.session._files._options = type("", (), {"checkpoint_every_updates": 1})
   hand = Hand(learner)
-  with _largest_file(100):
+  with largest_file(100):
     hand.send()
     while hand.reply.step < 1:
       hand.reply = learner.client.exchange(0, hand.incarnation)
@@ -141,7 +129,7 @@ def test_a_disk_that_stays_full_is_an_error_that_keeps_the_last_checkpoint(tmp_p
   monkeypatch.setattr("unsup_rule.distributed.run_files.time.sleep", lambda seconds: None)
   learner = Learner(folder, num_steps=1, trainer_batch_size=1).start()
   hand = Hand(learner)
-  with _largest_file(100):
+  with largest_file(100):
     hand.send()
     error = learner.finish()
   assert isinstance(error, UnsupRuleError)

@@ -1,27 +1,14 @@
 """Files of a run: exact, atomic, and clear about damage."""
 
-import contextlib
-import resource
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fault_helpers import largest_file
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import checkpoint, lock, trees
 
 _THETA = {"net": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(3, np.float32)}}
-
-
-@contextlib.contextmanager
-def _largest_file(size):
-  """The kernel refuses to let any file grow beyond `size` bytes, as a full disk would."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _truncate(path, size):
@@ -138,7 +125,7 @@ def test_checkpoint_of_a_later_format_is_not_taken_for_damaged(tmp_path):
 def test_full_disk_leaves_the_old_files(tmp_path):
   checkpoint.save_state(tmp_path, 4, {"step": 4})
   checkpoint.save_params(tmp_path, _THETA, step=4)
-  with _largest_file(1000):
+  with largest_file(1000):
     with pytest.raises(UnsupRuleError, match=r"cannot write .*checkpoint_8: File too large"):
       checkpoint.save_state(tmp_path, 8, {"step": 8, "x": np.ones(1000)})
     with pytest.raises(UnsupRuleError, match=r"cannot write .*params"):
