@@ -75,6 +75,34 @@ def test_a_controller_that_was_killed_goes_on(tmp_path):
   assert again.member(0).step == 10
 
 
+def test_an_evaluation_that_waits_keeps_its_checkpoint(tmp_path):
+  """A member that was slow to hear of its new generation asks for one more of the old."""
+  first = _controller(tmp_path)
+  old = first.member(0).generation_id
+  _evaluate(first, tmp_path, [0.4, 0.7])
+  assert first.member(0).generation_id != old
+  again = _controller(tmp_path)  # It does not remember the rounds before.
+  late, other = (
+    tmp_path / f"member_{member}" / "snapshots" / generation / "checkpoint_20"
+    for member, generation in ((0, old), (1, again.member(1).generation_id))
+  )
+  for path in (late, other):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  again.submit(1, other.parent.name, 20, str(other))
+  again.submit(0, old, 20, str(late))
+  again.evaluated(1, other.parent.name, 20, str(other), 0.5)
+  assert late.exists()
+  assert again.next_evaluation() == (0, old, 20, str(late))
+
+
+def test_an_evaluation_whose_checkpoint_is_gone_is_given_up(tmp_path):
+  controller = _controller(tmp_path)
+  controller.submit(0, controller.member(0).generation_id, 10, str(tmp_path / "gone"))
+  assert controller.next_evaluation() is None
+  assert not controller.is_waiting(0)
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path):
   first = _controller(tmp_path)
   ids = {first.member(0).generation_id, first.member(1).generation_id}

@@ -42,6 +42,7 @@ REGISTERED_MODULES = (
   "unsup_rule.tasks.distribution",
   "unsup_rule.tasks.lengths",
   "unsup_rule.tasks.task",
+  "unsup_rule.training.adam",
   "unsup_rule.training.heldout",
   "unsup_rule.training.options",
 )

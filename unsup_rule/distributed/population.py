@@ -152,10 +152,15 @@ class Controller(library_population.PopulationController):
       return worker_id in self._waiting
 
   def next_evaluation(self) -> tuple[int, str, int, str] | None:
-    """Returns (member, generation, step, checkpoint) to evaluate, or None. It waits till done."""
+    """Returns (member, generation, step, checkpoint) to evaluate, or None. It waits till done.
+
+    One whose checkpoint is gone is given up: its member would wait for it for ever.
+    """
     with self._lock:
-      for worker_id, (generation_id, step, params) in self._waiting.items():
-        return worker_id, generation_id, step, params
+      for worker_id, (generation_id, step, params) in list(self._waiting.items()):
+        if pathlib.Path(params).exists():
+          return worker_id, generation_id, step, params
+        del self._waiting[worker_id]
     return None
 
   def evaluated(
@@ -214,6 +219,7 @@ class Controller(library_population.PopulationController):
     in_use |= {
       pathlib.Path(worker.params).parent.name for worker in self._active_workers if worker.params
     }
+    in_use |= {generation_id for generation_id, _, _ in self._waiting.values()}
     if not self._recent or self._recent[-1] != in_use:
       self._recent = [*self._recent, in_use][-_KEPT_ROUNDS:]
     for folder in self._folder.glob("member_*/snapshots/*"):
