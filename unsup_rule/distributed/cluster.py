@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from unsup_rule import files
+from unsup_rule import allocator, files
 from unsup_rule.compat import courier
 from unsup_rule.errors import UnsupRuleError
 
@@ -70,10 +70,10 @@ def connected(address: str | None, n_workers: int, token: str | None = None) -> 
     yield ray
 
 
-def environment() -> dict[str, Any]:
-  """Returns the runtime environment of actors."""
+def environment(computes: bool) -> dict[str, Any]:
+  """Returns the runtime environment of an actor; `computes` says whether that is its work."""
   given = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-  return {"env_vars": given}
+  return {"env_vars": {**allocator.ENVIRONMENT, **given} if computes else given}
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def start_role(
       max_restarts=-1,
       # Of calls; only `run` is repeated, since callers repeat calls themselves.
       max_task_retries=0,
-      runtime_env=cluster.environment(),
+      runtime_env=cluster.environment(computes=cores > 0),
     ).remote()
   except ValueError as error:
     raise UnsupRuleError(
