@@ -5,6 +5,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   2>/dev/null && echo "$$name" && break; done)
 UV ?= uv
 
+# Large blocks of memory in huge pages (Linux with glibc): see docs/performance.md.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 # Without build isolation, what builds the one source package comes from the lock too: it goes first.
 PIP_LOCKED := .venv/bin/python -m pip install --require-hashes --no-deps --no-build-isolation
 

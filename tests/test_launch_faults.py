@@ -10,6 +10,7 @@ import tempfile
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from launched import Launched, all_workers_send
 from learned_optimization.learned_optimizers import base as lopt_base
@@ -42,6 +43,10 @@ def test_kills_cost_little_and_ctrl_c_leaves_a_run_that_goes_on(tmp_path, short_
     (private,) = short_folder.glob("ur-*")
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert stat.S_IMODE((private / "token").stat().st_mode) == 0o600
+
+    # Large blocks of a worker are in huge pages, which only its start can ask for.
+    environment = psutil.Process(before["workers"]["0"]["pid"]).environ()
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
 
     # A worker: Ray starts it anew, with another stream, while the other one goes on.
     os.kill(before["workers"]["0"]["pid"], signal.SIGKILL)

@@ -23,7 +23,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand and returns its exit code: 2 for an error a user can act on."""
-  words = list(sys.argv[1:] if argv is None else argv)
+  argv = list(sys.argv[1:] if argv is None else argv)
   parser = argparse.ArgumentParser(
     prog="unsup-rule",
     description=(
@@ -33,11 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
   for name, (module, help_text) in COMMANDS.items():
     subparser = subparsers.add_parser(name, help=help_text, description=help_text)
-    if name in words[:1]:
+    if name in argv[:1]:
       importlib.import_module(module).add_arguments(subparser)
-  arguments = parser.parse_args(words)
-  if argv is None and arguments.command in ("train", "bench"):  # In a process of its own.
-    importlib.import_module("unsup_rule.allocator").keep_pages()
+  arguments = parser.parse_args(argv)
   if arguments.command != "bench":  # It measures compilation.
     importlib.import_module("unsup_rule.compilation").cache_on_disk()
   try:
