@@ -45,28 +45,35 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   scaling = commands.add_parser("scaling", help="gradients a second of 1 and of 2 workers")
-  scaling.add_argument("--config_file", default="laptop.gin")
+  scaling.add_argument("--config_file", default="laptop_launch.gin")
   scaling.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
   scaling.add_argument("--repeats", type=int, default=2)
+  scaling.add_argument("--gin_bindings", action="append", default=[], metavar="BINDING")
   absorb = commands.add_parser("absorb", help="gradients a second that one learner takes")
   absorb.add_argument("--workers", type=int, default=512)
   absorb.add_argument("--seconds", type=float, default=60.0)
   arguments = parser.parse_args(argv)
   if arguments.command == "scaling":
-    result = measure_scaling(arguments.config_file, arguments.seconds, arguments.repeats)
+    result = measure_scaling(
+      arguments.config_file, arguments.gin_bindings, arguments.seconds, arguments.repeats
+    )
   else:
     result = measure_absorption(arguments.workers, arguments.seconds)
   print(json.dumps({"command": arguments.command, "cores": os.cpu_count(), **result}))
   return 0
 
 
-def measure_scaling(config_file: str, seconds: float, repeats: int) -> dict[str, Any]:
+def measure_scaling(
+  config_file: str, bindings: Sequence[str], seconds: float, repeats: int
+) -> dict[str, Any]:
   """Counts gradients of real workers, first of one, then of two, after compilation.
 
   Also the processor time that they cost, which tells what an idle machine would do where this one
   is not: alone, a worker has a core and the learner another; two share theirs with the learner.
   """
-  text = config.parse([config_file], ["run_train.num_steps = 1000000", "run_train.staleness = 8"])
+  text = config.parse(
+    [config_file], ["run_train.num_steps = 1000000", "run_train.staleness = 8", *bindings]
+  )
   rates: dict[int, list[float]] = {1: [], 2: []}
   costs: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
   for n_workers in (1, 2) * repeats:
