@@ -9,7 +9,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
 from unsup_rule.weights.archive import Archive, digest
 
-DEFAULT = "laptop"
+DEFAULT = "features14"
 _FOLDER = pathlib.Path(__file__).parent
 
 
