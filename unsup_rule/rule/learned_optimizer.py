@@ -12,7 +12,7 @@ from unsup_rule import compat  # noqa: F401  (first: makes the library importabl
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP, Activations, Params
 from unsup_rule.rule import execution
-from unsup_rule.rule.sizes import Sizes, Theta, init_theta
+from unsup_rule.rule.sizes import COEFFICIENTS, Sizes, Theta, init_theta
 from unsup_rule.rule.step_size import StepSize
 from unsup_rule.rule.terms import TERMS
 from unsup_rule.rule.update import changes
@@ -281,6 +281,6 @@ def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
   changed = {
     name: module | {"w": module["w"].at[index, 0].set(values)}
     for name, module in theta.items()
-    if coefficients and name.endswith("_weight_readout_coeffs")
+    if coefficients and name.endswith(COEFFICIENTS)
   }
   return {**theta, **changed}

@@ -31,6 +31,9 @@ READOUTS = (
   ("sqr_lower_symm", True),
 )
 
+# Of theta's modules, after "forward" or "backward": those that hold the mixing coefficients.
+COEFFICIENTS = "_weight_readout_coeffs"
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -126,7 +129,7 @@ def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
     for module, shape in _linears(sizes):
       weights(module, shape)
     for direction in sizes.directions:
-      module = f"{direction}_weight_readout_coeffs"
+      module = f"{direction}{COEFFICIENTS}"
       parameter(module, "w", (N_TERMS, 1), hk.initializers.Constant(0.1))
       parameter(module, "b", (1,), jnp.zeros)
 
@@ -151,5 +154,5 @@ def sizes_of(theta: Mapping[str, Mapping[str, Any]]) -> Sizes:
     compute_h_layers=count("") - 1,
     delta_dim=theta["linear"]["w"].shape[-1],
     num_grad_channels=theta["forwardweight_readout_0_top/linear"]["w"].shape[-1],
-    identical_updates="backward_weight_readout_coeffs" not in theta,
+    identical_updates=f"backward{COEFFICIENTS}" not in theta,
   )

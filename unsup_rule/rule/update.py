@@ -12,7 +12,7 @@ from unsup_rule.rule.networks import (
   top_delta,
   weight_statistics,
 )
-from unsup_rule.rule.sizes import Sizes, Theta
+from unsup_rule.rule.sizes import COEFFICIENTS, Sizes, Theta
 from unsup_rule.rule.tape import is_recording, record, scope
 from unsup_rule.rule.terms import TERMS, Connection
 
@@ -26,7 +26,7 @@ def column_normalised(a: jax.Array) -> jax.Array:
 
 def weight_change(connection: Connection) -> jax.Array:
   """4.5: the twelve terms merged into the change of one matrix [M, N]."""
-  coefficients = connection.theta[f"{connection.direction}_weight_readout_coeffs"]
+  coefficients = connection.theta[f"{connection.direction}{COEFFICIENTS}"]
   w = connection.w
   before_TxMxN = jnp.stack([term(connection) for term in TERMS.values()])
   after_TxMxN = column_normalised(before_TxMxN)

@@ -7,8 +7,7 @@ import jax
 import optax
 
 from unsup_rule.compat.optimizers import OptaxOptimizer
-
-_COEFFICIENTS = "_weight_readout_coeffs"
+from unsup_rule.rule.sizes import COEFFICIENTS
 
 
 @gin.configurable(module="unsup_rule")
@@ -51,7 +50,7 @@ def _groups(theta: Any) -> Any:
   return jax.tree_util.tree_map_with_path(
     lambda path, _: (
       "coefficients"
-      if any(str(getattr(key, "key", "")).endswith(_COEFFICIENTS) for key in path)
+      if any(str(getattr(key, "key", "")).endswith(COEFFICIENTS) for key in path)
       else "networks"
     ),
     theta,
