@@ -210,7 +210,7 @@ def test_words_are_presence_unless_counts_are_asked_for(monkeypatch):
     ({"name": "digits", "words": "tfidf"}, "words is 'tfidf'; choose one of presence, counts"),
     ({"name": "digits", "noise": -0.1}, "noise is -0.1; give a number from 0 up"),
     ({"name": "digits", "shift_probability": 2}, "shift_probability is 2; give a number from 0 to"),
-    ({"name": "two_moons", "rotation": 10.0}, "two_moons has no images to rotate or shift"),
+    ({"name": "two_moons", "rotation": 10.0}, "two_moons has no images, so no rotation"),
     ({"ways": (2,)}, "give a name or a dictionary with a name"),
   ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from unsup_rule.data.bank import Bank
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks.augment import Augmentation, Law, augment
+from unsup_rule.tasks.augment import KINDS, Augmentation, Law, augment
 from unsup_rule.tasks.problems import Problems
 from unsup_rule.tasks.sources import DataSet, Source, check_apart
 
@@ -188,7 +188,7 @@ def test_several_sources_by_weight(strict):
     (lambda: source(ways=(1,)), "a 1-way problem is impossible; choose ways between 2 and 4"),
     (
       lambda: source(shape=(1, 1, 4), augmentation=Augmentation(shift=1.0)),
-      "numbers has no images to rotate or shift; set both to 0",
+      "numbers has no images, so no shift; set it to 0",
     ),
     (
       lambda: DataSet.from_settings({"name": "digits", "way": (2,)}),
@@ -232,19 +232,19 @@ def test_settings_become_a_source():
   made = settings.source()
   assert made.bank.n_classes == 3
   assert made.ways == (2, 3)
-  assert made.augmentation.largest == (np.pi / 2, 0.0, 0.5)
+  assert made.augmentation.largest == (np.pi / 2, 0.0, 0.5, 0.0, 0.0)
 
 
 IMAGES = np.random.default_rng(0).uniform(size=(1, 5, 5, 2)).astype(np.float32)
 
 
-def law(rotation=0.0, shift=0.0, noise=0.0):
-  return Law(jnp.float32(rotation), jnp.float32(shift), jnp.float32(noise))
+def law(**sizes):
+  return Law(**{kind: jnp.float32(sizes.get(kind, 0.0)) for kind in KINDS})
 
 
-@pytest.mark.parametrize("geometric", [True, False])
-def test_zero_law_leaves_images_as_they_are(geometric, strict):
-  images, targets = augment(jnp.asarray(IMAGES), law(), geometric, True, jax.random.PRNGKey(0))
+@pytest.mark.parametrize("kinds", [KINDS, ("noise",)])
+def test_zero_law_leaves_images_as_they_are(kinds, strict):
+  images, targets = augment(jnp.asarray(IMAGES), law(), kinds, jax.random.PRNGKey(0))
   np.testing.assert_allclose(images, IMAGES, atol=1e-6)
   np.testing.assert_allclose(targets, [[0, 1, 0, 0, 0]], atol=1e-7)
 
@@ -265,7 +265,7 @@ def coefficients(monkeypatch):
 def test_rotation_by_a_quarter(share, turns, coefficients, strict):
   coefficients(share, 0, 0, 0)
   law_ = law(rotation=np.pi / 2)
-  images, targets = augment(jnp.asarray(IMAGES), law_, True, False, jax.random.PRNGKey(0))
+  images, targets = augment(jnp.asarray(IMAGES), law_, ("rotation",), jax.random.PRNGKey(0))
   # A positive angle turns one way and the target says which: sin first, then cos.
   np.testing.assert_allclose(targets[0, :2], [share, 1 - abs(share)], atol=1e-6)
   np.testing.assert_allclose(images[0], np.rot90(IMAGES[0], turns), atol=1e-5)
@@ -274,7 +274,7 @@ def test_rotation_by_a_quarter(share, turns, coefficients, strict):
 @pytest.mark.parametrize(("rows", "columns"), [(2, 0), (0, -1), (-3, 2)])
 def test_shift_by_whole_pixels(rows, columns, coefficients, strict):
   coefficients(0, rows / 4, columns / 4, 0)
-  images, targets = augment(jnp.asarray(IMAGES), law(shift=4.0), True, False, jax.random.PRNGKey(0))
+  images, targets = augment(jnp.asarray(IMAGES), law(shift=4.0), ("shift",), jax.random.PRNGKey(0))
   expected = np.zeros((15, 15, 2), np.float32)
   expected[5 + rows : 10 + rows, 5 + columns : 10 + columns] = IMAGES[0]
   np.testing.assert_allclose(images[0], expected[5:10, 5:10], atol=1e-5)
@@ -284,7 +284,7 @@ def test_shift_by_whole_pixels(rows, columns, coefficients, strict):
 def test_noise_level(coefficients, strict):
   coefficients(0, 0, 0, -0.5)
   flat = jnp.full((1, 100, 100, 1), 3.0)
-  images, targets = augment(flat, law(noise=0.4), False, True, jax.random.PRNGKey(0))
+  images, targets = augment(flat, law(noise=0.4), ("noise",), jax.random.PRNGKey(0))
   np.testing.assert_allclose(targets[0, 4], 0.2, rtol=1e-6)
   np.testing.assert_allclose(np.std(images), 0.2, rtol=0.03)
   np.testing.assert_allclose(np.mean(images), 3.0, atol=0.01)
@@ -313,3 +313,28 @@ def test_coefficients_are_targets_of_their_examples(strict):
   levels = np.concatenate([train.regression[:, 4], test.regression[:, 4]])
   assert levels.std() > 10
   assert np.corrcoef(levels, np.abs(noise).mean(1))[0, 1] > 0.6
+
+
+def test_strokes_grow_by_a_maximum_over_neighbours(coefficients, strict):
+  dot = jnp.zeros((1, 7, 7, 1)).at[0, 3, 3, 0].set(1.0)
+  coefficients(0.75)  # of 2 pixels: one whole, and half of the second
+  images, _ = augment(dot, law(thickness=2.0), ("thickness",), jax.random.PRNGKey(0))
+  np.testing.assert_allclose(images[0, 3, :, 0], [0, 0.5, 1, 1, 1, 0.5, 0], atol=1e-6)
+  np.testing.assert_allclose(np.diag(images[0, :, :, 0]), images[0, 3, :, 0], atol=1e-6)
+
+
+def test_shading_is_a_wave_across_the_image(coefficients, strict):
+  flat = jnp.full((1, 4, 4, 1), 2.0)
+  coefficients(1.0, 0.5, 0.0, 1.0)  # one wave down, none across; phase 0; full depth
+  images, _ = augment(flat, law(shading=0.5), ("shading",), jax.random.PRNGKey(0))
+  np.testing.assert_allclose(images[0, :, :, 0], [[1.0] * 4, [1.5] * 4, [2.0] * 4, [1.5] * 4])
+
+
+def test_thickness_and_shading_are_no_targets(strict):
+  kinds = Augmentation(thickness=1.0, shading=0.5)
+  problems = Problems([source(augmentation=kinds)], batch_size=4, examples_per_class=2)
+  problem = problems.sample(jax.random.PRNGKey(0))
+  _, train, _ = problems.labelled(problem, jax.random.PRNGKey(1))
+  assert train.regression.shape == (8, 0)
+  assert float(problem.law.thickness) == 1.0
+  assert float(problem.law.shading) == 0.5

@@ -158,6 +158,8 @@ def _augmentation(augmentation: Any) -> str:
     (augmentation.rotation, f"rotation to ±{augmentation.rotation:g}°"),
     (augmentation.shift, f"shift to ±{augmentation.shift:g} pixels"),
     (augmentation.noise, f"noise to {augmentation.noise:g}"),
+    (augmentation.thickness, f"strokes thicker by up to {augmentation.thickness:g} pixels"),
+    (augmentation.shading, f"shading to {100 * augmentation.shading:g}%"),
   )
   parts = [
     text + (f" in {100 * probability:.0f}%" if probability < 1 else "")

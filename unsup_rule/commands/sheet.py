@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule import files
-from unsup_rule.tasks.augment import Law
+from unsup_rule.tasks.augment import KINDS, Law
 from unsup_rule.tasks.distribution import TaskDistribution
 from unsup_rule.tasks.problems import Problem, Problems
 
@@ -89,7 +89,7 @@ def _draw_row(
   problem_key, example_key = jax.random.split(key)
   problem: Any = _problem_of(problems, index, problem_key)
   identity = jnp.arange(problems.n_inputs, dtype=jnp.int32)
-  plain = problem.replace(law=Law(*(jnp.zeros(()),) * 3), permutation=identity)
+  plain = problem.replace(law=Law(*jnp.zeros(len(KINDS))), permutation=identity)
   moved = plain.replace(law=Law(*(jnp.asarray(v) for v in source.augmentation.largest)))
   augmented = moved if any(source.augmentation.largest) else None
   permuted = moved.replace(permutation=problem.permutation)

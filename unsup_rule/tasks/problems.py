@@ -15,7 +15,7 @@ from flax import struct
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import Targets
-from unsup_rule.tasks.augment import N_TARGETS, Law, augment
+from unsup_rule.tasks.augment import KINDS, N_TARGETS, Law, augment
 from unsup_rule.tasks.sources import Source
 
 
@@ -85,9 +85,8 @@ class Problems:
           f"the probe draws {needed}; lower examples_per_class or leave that class out"
         )
     laws = np.array([source.augmentation.largest for source in self.sources])
-    self.geometric = bool(laws[:, :2].any())
-    self.noisy = bool(laws[:, 2].any())
-    self.n_targets = N_TARGETS if laws.any() else 0
+    self.kinds = frozenset(kind for i, kind in enumerate(KINDS) if laws[:, i].any())
+    self.n_targets = N_TARGETS if self.kinds & {"rotation", "shift", "noise"} else 0
 
     first_rows = np.cumsum([0] + [len(bank) for bank in banks[:-1]])
     first_classes = np.cumsum([0] + [bank.n_classes for bank in banks[:-1]])
@@ -138,14 +137,16 @@ class Problems:
     lottery = jnp.where(jnp.arange(most) < self._n_classes[source], lottery, 2.0)
     classes = self._first_class[source] + jnp.argsort(lottery)[: self.max_ways]
     identity = jnp.arange(self.n_inputs, dtype=jnp.int32)
-    drawn = jax.random.uniform(law_key, (3,)) < self._law_probabilities[source]
-    rotation, shift, noise = jnp.where(drawn, self._laws[source], 0.0)
+    # One key a kind beyond the first three, which keep the draws that recorded runs had.
+    lots = [jax.random.uniform(law_key, (3,))]
+    lots += [jax.random.uniform(jax.random.fold_in(law_key, i), (1,)) for i in range(3, len(KINDS))]
+    drawn = jnp.concatenate(lots) < self._law_probabilities[source]
     return Problem(
       source=source,
       ways=self._choices[source, choice],
       classes=classes.astype(jnp.int32),
       permutation=jax.random.permutation(permutation_key, identity) if self.permute else identity,
-      law=Law(rotation=rotation, shift=shift, noise=noise),
+      law=Law(*jnp.where(drawn, self._laws[source], 0.0)),
     )
 
   def unlabelled(self, problem: Problem, key: jax.Array) -> jax.Array:
@@ -178,8 +179,9 @@ class Problems:
     rows = self._starts[classes] + offsets
     images = self._images[rows].astype(jnp.float32) * self._scale
     targets = jnp.zeros((labels.shape[0], 0))
-    if self.n_targets:
-      images, targets = augment(images, problem.law, self.geometric, self.noisy, augment_key)
+    if self.kinds:
+      images, coefficients = augment(images, problem.law, self.kinds, augment_key)
+      targets = coefficients[:, : self.n_targets]
     x = images.reshape(labels.shape[0], self.n_inputs)
     return x[:, problem.permutation], targets
 

@@ -30,8 +30,9 @@ class DataSet:
     grey: whether colours are averaged away.
     words: what a text is to the model: "presence" of each word (0 or 1, the range of an image's
       pixels), or "counts" of it, which reach tens and in which the longest texts prevail.
-    rotation, shift, noise: see `Augmentation`.
+    rotation, shift, noise, thickness, shading: see `Augmentation`.
     rotation_probability, shift_probability, noise_probability: see `Augmentation`.
+    thickness_probability, shading_probability: see `Augmentation`.
   """
 
   name: str
@@ -45,9 +46,13 @@ class DataSet:
   rotation: float = 0.0
   shift: float = 0.0
   noise: float = 0.0
+  thickness: float = 0.0
+  shading: float = 0.0
   rotation_probability: float = 1.0
   shift_probability: float = 1.0
   noise_probability: float = 1.0
+  thickness_probability: float = 1.0
+  shading_probability: float = 1.0
 
   def __post_init__(self):
     for field in ("classes", "ways", "resolutions"):
@@ -135,9 +140,9 @@ class Source:
           f"{self.bank.name} has {self.bank.n_classes} classes, so a {n}-way problem is "
           f"impossible; choose ways between 2 and {self.bank.n_classes}"
         )
-    geometric = self.augmentation.rotation or self.augmentation.shift
-    if geometric and not self.bank.is_image:
-      raise UnsupRuleError(f"{self.bank.name} has no images to rotate or shift; set both to 0")
+    for kind in ("rotation", "shift", "thickness", "shading"):
+      if getattr(self.augmentation, kind) and not self.bank.is_image:
+        raise UnsupRuleError(f"{self.bank.name} has no images, so no {kind}; set it to 0")
 
 
 def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
