@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import gin
 import jax
@@ -19,10 +20,12 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner as library_learner
 from learned_optimization.outer_trainers import truncation_schedule
 from learned_optimization.tasks import base as tasks_base
+from learned_optimization.tasks import quadratics
 from learned_optimization.tasks.datasets import base as datasets_base
 
 from unsup_rule import compat
 from unsup_rule.compat import courier, estimators, trainer
+from unsup_rule.compat.segments import segment_of
 from unsup_rule.errors import UnsupRuleError
 
 
@@ -190,6 +193,7 @@ def _constant(length: int) -> truncation_schedule.TruncationSchedule:
   [
     (estimators.truncated_grad, {"unroll_length": 4}, 1e-4),
     (estimators.truncated_grad, {"unroll_length": 4, "steps_per_jit": 2}, 1e-4),
+    (estimators.truncated_grad, {"unroll_length": 4, "remat": "sqrt"}, 1e-4),
     (estimators.truncated_pes, {"trunc_length": 4, "std": 0.1}, 0.2),
     (estimators.truncated_es, {"unroll_length": 4, "std": 0.1}, 0.2),
   ],
@@ -208,6 +212,48 @@ def test_estimators_take_the_meta_loss_on_a_second_batch_after_the_step(build, o
   # The derivative by log lr of the mean of 3 (1 - 2 lr)^n over n = 2, 4, 6, 8, at lr = 0.01.
   exact = np.mean(3 * np.array([2.0, 4.0, 6.0, 8.0]) * factors / 0.98 * -0.02)
   np.testing.assert_allclose(out.grad["log_lr"], exact, rtol=rtol)
+
+
+def test_segments_need_the_memory_of_the_square_root(monkeypatch):
+  """64 steps in 8 segments of 8: 16 inner states of 40 kB to keep in place of 64."""
+  family = quadratics.FixedDimQuadraticFamily(dim=10_000)
+  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
+  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+  schedule = _constant(100)
+  estimator: Any = estimators.truncated_grad(
+    family, _LEARNED_OPT, schedule, num_tasks=1, unroll_length=64, remat="sqrt"
+  )
+  assert estimator.segment == 8
+  state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
+
+  def measured():
+    def estimate(theta):
+      options = {"datas_list": estimator.get_datas()} if compat.IS_HEAD else {}
+      arguments = (weights.replace(theta=theta), jax.random.PRNGKey(2), state, False)
+      return estimator.compute_gradient_estimate(*arguments, **options)[0].grad
+
+    compiled = jax.jit(estimate).lower(theta).compile()
+    return compiled(theta)["log_lr"], compiled.memory_analysis().temp_size_in_bytes
+
+  gradient, size = measured()
+  monkeypatch.setattr(jax, "checkpoint", lambda function: function)
+  expected, size_without = measured()
+  np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+  assert size < 0.5 * size_without
+
+
+def test_unknown_remat_of_a_truncation():
+  with pytest.raises(
+    UnsupRuleError, match="remat is 'log'; choose one of none, sqrt"
+  ):
+    estimators.truncated_grad(
+      _FAMILY, _LEARNED_OPT, _constant(4), num_tasks=1, unroll_length=4, remat="log"
+    )
+
+
+@pytest.mark.parametrize(("length", "segment"), [(1, 1), (7, 1), (20, 4), (36, 6), (100, 10)])
+def test_segments_divide_the_truncation(length, segment):
+  assert segment_of(length) == segment
 
 
 def test_equal_arguments_share_one_estimator():

@@ -317,7 +317,7 @@ def test_coefficients_are_targets_of_their_examples(strict):
 
 def test_strokes_grow_by_a_maximum_over_neighbours(coefficients, strict):
   dot = jnp.zeros((1, 7, 7, 1)).at[0, 3, 3, 0].set(1.0)
-  coefficients(0.75)  # of 2 pixels: one whole, and half of the second
+  coefficients(0.75, 0, 0, 0)  # of 2 pixels: one whole, and half of the second
   images, _ = augment(dot, law(thickness=2.0), ("thickness",), jax.random.PRNGKey(0))
   np.testing.assert_allclose(images[0, 3, :, 0], [0, 0.5, 1, 1, 1, 0.5, 0], atol=1e-6)
   np.testing.assert_allclose(np.diag(images[0, :, :, 0]), images[0, 3, :, 0], atol=1e-6)

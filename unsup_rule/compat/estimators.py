@@ -25,7 +25,10 @@ from learned_optimization.outer_trainers import truncated_pes as library_pes
 from learned_optimization.tasks import base as tasks_base
 
 from unsup_rule import compat
+from unsup_rule.compat.segments import SegmentedGrad, segment_of
 from unsup_rule.errors import UnsupRuleError
+
+REMAT = ("none", "sqrt")
 
 
 class TaskAndOptimizer(NamedTuple):
@@ -53,6 +56,7 @@ def truncated_grad(
   unroll_length: int | Sequence[int] = gin.REQUIRED,
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
+  remat: str = "none",
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedGrad`: back-propagation through `unroll_length` inner steps.
 
@@ -64,12 +68,18 @@ def truncated_grad(
     unroll_length: inner steps per estimate; of several numbers, each estimate draws one.
     steps_per_jit: inner steps per compiled call, a divisor of `unroll_length`; None for all.
     random_initial_iteration_offset: tasks begin at a random inner step below this.
+    remat: of the truncation T, beside `UnsupervisedRule.remat` of each step. "none" keeps the inner
+      state of every step for the way back; "sqrt" keeps that of about sqrt(T) steps, each the start
+      of a segment of `steps_per_jit` (None: the divisor of T next to sqrt(T)), and computes a
+      segment again when its turn comes: memory grows with sqrt(T), for one more forward pass.
 
   Returns:
     The estimator; the same object for the same arguments, since each has its own compilation.
   """
+  if remat not in REMAT:
+    raise UnsupRuleError(f"truncated_grad.remat is {remat!r}; choose one of {', '.join(REMAT)}")
   return _estimator(
-    library_grad.TruncatedGrad,
+    SegmentedGrad if remat == "sqrt" else library_grad.TruncatedGrad,
     task_family,
     learned_opt,
     trunc_sched,
@@ -208,6 +218,7 @@ def _estimator(
   # gin makes an equal schedule anew for each estimator; the library compiles anew for each object.
   key = (type(trunc_sched), repr(sorted(vars(trunc_sched).items())))
   schedule = _schedules.setdefault(key, trunc_sched)
+  segmented = estimator_class is SegmentedGrad
   estimators = tuple(
     _cached_estimator(
       estimator_class,
@@ -216,7 +227,7 @@ def _estimator(
       schedule,
       num_tasks,
       offset,
-      steps_per_jit=steps_per_jit or length,
+      steps_per_jit=steps_per_jit or (segment_of(length) if segmented else length),
       **{length_name: length},
       **options,
     )
