@@ -279,7 +279,7 @@ def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
   index = jnp.array([list(TERMS).index(key) for key in coefficients], jnp.int32)
   values = jnp.array(list(coefficients.values()), jnp.float32)
   changed = {
-    name: module | {"w": module["w"].at[index, 0].set(values)}
+    name: module | {"w": jnp.asarray(module["w"]).at[index, 0].set(values)}
     for name, module in theta.items()
     if coefficients and name.endswith(COEFFICIENTS)
   }
