@@ -86,6 +86,12 @@ class MLP:
     return tuple(Run(len(list(group)), *shape) for shape, group in itertools.groupby(shapes))
 
   @property
+  def bands(self) -> tuple[tuple[int, ...], ...]:
+    """Indices of the runs, grouped by the width n: what happens in units is the same in each."""
+    groups = itertools.groupby(range(len(self.runs)), lambda i: self.runs[i].n)
+    return tuple(tuple(group) for _, group in groups)
+
+  @property
   def n_parameters(self) -> int:
     """Numbers in {W, b, V} together."""
     return sum(run.count * (2 * run.n_below + 1) * run.n for run in self.runs)

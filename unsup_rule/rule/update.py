@@ -1,5 +1,7 @@
 """One application of the rule: changes of W, b, V from a batch (docs/rule.md, section 4)."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
@@ -62,9 +64,9 @@ def neighbour_statistics(mlp: MLP, params: Params) -> list[jax.Array]:
   return both
 
 
-def joined(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Layers of `a` then `b`, stacked first; runs of one leave an empty side of another width."""
-  return jnp.concatenate([part for part in (a, b) if part.shape[0]], axis=0)
+def joined(*parts: jax.Array) -> jax.Array:
+  """Layers stacked first, one after the other; runs of one leave an empty side of another width."""
+  return jnp.concatenate([part for part in parts if part.shape[0]], axis=0)
 
 
 def each_layer(function, carry, stacked, first: int, count: int, reverse: bool = False):
@@ -90,32 +92,48 @@ def hidden_states(
   statistics = neighbour_statistics(mlp, params)
   names = run_names(mlp)
 
-  def layer(d_DxBxN, inputs):
+  def layer(carry, inputs):
+    d_DxBxN, _ = carry
     h_CxBxN = layer_network(theta, sizes, inputs, d_DxBxN, mask_B)
     delta_DxBxN = layer_delta(theta, d_DxBxN, inputs["z"], h_CxBxN)
     record("d_in", lambda: d_DxBxN)
     record("h", lambda: h_CxBxN)
     record("delta", lambda: delta_DxBxN)
-    d_DxBxM = back_project(delta_DxBxN, inputs["v"])
+    d_DxBxM = back_project(delta_DxBxN, inputs["v"]) if "v" in inputs else d_DxBxN
     record("d_out", lambda: d_DxBxM)
-    return d_DxBxM, h_CxBxN
+    return (d_DxBxM, delta_DxBxN), h_CxBxN
 
   d = top_delta(theta, sizes, embedding(mlp, activations), mask_B)
   first = mlp.n_layers + 1
-  h, x = [], []
-  for i, name in reversed(list(enumerate(names))):
-    inputs = {
-      "x": activations[name]["x"],
-      "z": activations[name]["z"],
-      "b": params[name]["b"],
-      "v": params[name]["v"],
-      "statistics": statistics[i + 1],
-    }
-    count = mlp.runs[i].count
+  h, x = [], [activations[name]["x"] for name in names]
+  for runs in reversed(mlp.bands):
+    inputs = jax.tree.map(
+      lambda *parts: jnp.concatenate(parts),
+      *(
+        {
+          "x": activations[names[i]]["x"],
+          "z": activations[names[i]]["z"],
+          "b": params[names[i]]["b"],
+          "statistics": statistics[i + 1],
+        }
+        for i in runs
+      ),
+    )
+    matrices = [params[names[i]]["v"] for i in runs]
+    lowest = matrices[0][0]
+    if sum(map(len, matrices)) > 1:
+      # The lowest layer's matrix has a shape of its own: within the scan it projects to nothing.
+      inputs["v"] = joined(jnp.zeros_like(matrices[-1][:1]), matrices[0][1:], *matrices[1:])
+    count = len(inputs["x"])
     first -= count
-    d, h_run = each_layer(layer, d, inputs, first, count, reverse=True)
-    h.append(h_run)
-    x.append(activations[name]["x"])
+    (_, delta_DxBxN), h_band = each_layer(
+      layer, (d, jnp.zeros_like(d)), inputs, first, count, reverse=True
+    )
+    with scope(f"l{first}"):
+      d = back_project(delta_DxBxN, lowest)
+      record("d_out", lambda d=d: d)
+    ends = itertools.accumulate((mlp.runs[i].count for i in runs), initial=0)
+    h[:0] = [h_band[start:end] for start, end in itertools.pairwise(ends)]
   x_0 = activations["x0"]
   bottom = {"x": x_0, "z": x_0, "b": jnp.zeros_like(x_0[0]), "statistics": statistics[0][0]}
   with scope("l0"):
@@ -123,9 +141,7 @@ def hidden_states(
     record("d_in", lambda: d)
     record("h", lambda: h_0)
     record("delta", lambda: layer_delta(theta, d, x_0, h_0))
-  h.append(h_0[None])
-  x.append(x_0[None])
-  return h[::-1], x[::-1]
+  return [h_0[None], *h], [x_0[None], *x]
 
 
 def changes(
