@@ -58,12 +58,12 @@ class Case:
     return jax.tree.map(lambda old, c: (1 - 1e-3) * old - 1e-3 * c, phi, change)
 
   def gradient(self, theta: Any, phi: Any, x: jax.Array) -> Any:
-    """Of a function of the next phi, by theta, phi and x."""
+    """Of a function of the next phi, by theta and phi, as truncated backpropagation needs it."""
 
     def objective(theta, phi, x):
       return jnp.sum(jnp.square(self.mlp.features(self.apply(theta, phi, x), x)))
 
-    return jax.grad(objective, argnums=(0, 1, 2))(theta, phi, x)
+    return jax.grad(objective, argnums=(0, 1))(theta, phi, x)
 
   def rule(self, remat: str = "step", tasks: str = "auto") -> UnsupervisedRule:
     """The rule as a learned optimizer."""
