@@ -243,9 +243,7 @@ def test_segments_need_the_memory_of_the_square_root(monkeypatch):
 
 
 def test_unknown_remat_of_a_truncation():
-  with pytest.raises(
-    UnsupRuleError, match="remat is 'log'; choose one of none, sqrt"
-  ):
+  with pytest.raises(UnsupRuleError, match="remat is 'log'; choose one of none, sqrt"):
     estimators.truncated_grad(
       _FAMILY, _LEARNED_OPT, _constant(4), num_tasks=1, unroll_length=4, remat="log"
     )
