@@ -108,7 +108,7 @@ def hidden_states(
   h, x = [], [activations[name]["x"] for name in names]
   for runs in reversed(mlp.bands):
     inputs = jax.tree.map(
-      lambda *parts: jnp.concatenate(parts),
+      joined,
       *(
         {
           "x": activations[names[i]]["x"],
