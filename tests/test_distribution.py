@@ -106,6 +106,21 @@ def test_one_permutation_a_task_for_all_that_it_draws():
   assert (np.asarray(x) == np.arange(16)).all()
 
 
+def test_a_share_of_the_problems_may_be_permuted():
+  places = np.broadcast_to(np.arange(16, dtype=np.uint8).reshape(4, 4, 1), (40, 4, 4, 1))
+  bank = Bank.build("places", "train", places, np.repeat([0, 1], 20), ["a", "b"], 1.0)
+  problems = Problems([Source(bank)], batch_size=8, examples_per_class=2, permute=0.7)
+  keys = jax.random.split(jax.random.PRNGKey(0), 1000)
+  permutations = np.asarray(jax.vmap(problems.sample)(keys).permutation)
+  permuted = (permutations != np.arange(16)).any(1)
+  assert permuted.mean() == pytest.approx(0.7, abs=0.05)  # 3.4 standard errors
+  every = Problems([Source(bank)], batch_size=8, examples_per_class=2)
+  drawn = np.asarray(jax.vmap(every.sample)(keys).permutation)
+  np.testing.assert_array_equal(permutations[permuted], drawn[permuted])
+  with pytest.raises(UnsupRuleError, match=r"permute is 1\.5; give a share from 0 to 1"):
+    Problems([Source(bank)], batch_size=8, examples_per_class=2, permute=1.5)
+
+
 def test_examples_are_of_the_classes_of_the_problem(two_sources):
   for seed in range(20):
     problem_key, key = jax.random.split(jax.random.PRNGKey(seed))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import gin
 import numpy as np
 
-from unsup_rule.data import glyphs, tfds_source
+from unsup_rule.data import glyphs, silhouettes, tfds_source
 from unsup_rule.data.bank import Bank
 from unsup_rule.data.cache import cached
 from unsup_rule.errors import UnsupRuleError
@@ -39,6 +39,8 @@ def load(
       "glyphs" (0-9A-Za-z), "glyphs/letters", "glyphs/mathematical", "glyphs/currency" (10 each):
         characters drawn in many typefaces; splits "train", "valid", "test" share no typeface
         family;
+      "silhouettes": filled shapes with limbs, gaps, markings and light; splits "train", "valid" and
+        "test" share no family of shapes;
       "digits": scikit-learn's 8x8 digits; splits "train" and "test", half each;
       "two_moons": scikit-learn's two noisy half circles, float32; splits "train" and "test";
       any image set of TensorFlow Datasets with integer labels, such as "mnist";
@@ -75,6 +77,9 @@ def _reader(
   """What the unprocessed bank depends on, and a function that makes it."""
   if name.split("/")[0] == "glyphs":
     source = glyphs.GlyphSource(name, split, resolution)
+    return source.fingerprint(), source.render
+  if name == "silhouettes":
+    source = silhouettes.SilhouetteSource(name, split, resolution)
     return source.fingerprint(), source.render
   if name == "digits":
     return repr((name, split)), lambda: _digits(split)

@@ -30,7 +30,7 @@ class TaskDistribution:
     nonlinearities: names of them.
     batch_size: unlabelled examples of an inner step.
     examples_per_class: labelled examples of a class on each side of the probe.
-    permute: whether each task permutes its inputs.
+    permute: whether each task permutes its inputs, or the share of tasks that do.
     probe: the meta-objective.
   """
 
@@ -43,7 +43,7 @@ class TaskDistribution:
     nonlinearities: Sequence[str] = ("relu",),
     batch_size: int = 128,
     examples_per_class: int = 10,
-    permute: bool = True,
+    permute: float = True,
     probe: RidgeProbe | None = None,
   ):
     self.data_sets = tuple(DataSet.from_settings(source) for source in sources)

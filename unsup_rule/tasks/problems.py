@@ -46,7 +46,7 @@ class Problems:
     batch_size: B, unlabelled examples of an inner step.
     examples_per_class: labelled examples of a class on each side of the probe. A problem of fewer
       ways than the largest gets more a class, so that shapes stay fixed.
-    permute: draw one permutation of the inputs for each problem.
+    permute: draw one permutation of the inputs for each problem, or for this share of them.
   """
 
   def __init__(
@@ -54,7 +54,7 @@ class Problems:
     sources: Sequence[Source],
     batch_size: int = 128,
     examples_per_class: int = 10,
-    permute: bool = True,
+    permute: float = True,
   ):
     self.sources = tuple(sources)
     if not self.sources:
@@ -70,6 +70,8 @@ class Problems:
       raise UnsupRuleError(
         f"batch_size {batch_size}: batch normalisation needs at least 2 examples; use 32 or more"
       )
+    if not 0 <= permute <= 1:
+      raise UnsupRuleError(f"permute is {permute}; give a share from 0 to 1")
     self.batch_size = batch_size
     self.permute = permute
     self.shape = banks[0].shape
@@ -136,7 +138,6 @@ class Problems:
     lottery = jax.random.uniform(class_key, (most,))
     lottery = jnp.where(jnp.arange(most) < self._n_classes[source], lottery, 2.0)
     classes = self._first_class[source] + jnp.argsort(lottery)[: self.max_ways]
-    identity = jnp.arange(self.n_inputs, dtype=jnp.int32)
     # One key a kind beyond the first three, which keep the draws that recorded runs had.
     lots = [jax.random.uniform(law_key, (3,))]
     lots += [jax.random.uniform(jax.random.fold_in(law_key, i), (1,)) for i in range(3, len(KINDS))]
@@ -145,9 +146,19 @@ class Problems:
       source=source,
       ways=self._choices[source, choice],
       classes=classes.astype(jnp.int32),
-      permutation=jax.random.permutation(permutation_key, identity) if self.permute else identity,
+      permutation=self._permutation(permutation_key),
       law=Law(*jnp.where(drawn, self._laws[source], 0.0)),
     )
+
+  def _permutation(self, key: jax.Array) -> jax.Array:
+    """A random order of the inputs, or their own: [P]."""
+    own = jnp.arange(self.n_inputs, dtype=jnp.int32)
+    if not self.permute:
+      return own
+    drawn = jax.random.permutation(key, own)
+    if self.permute == 1:
+      return drawn
+    return jnp.where(jax.random.uniform(jax.random.fold_in(key, 0)) < self.permute, drawn, own)
 
   def unlabelled(self, problem: Problem, key: jax.Array) -> jax.Array:
     """B examples of the problem's classes, all equally likely: [B, P]."""

@@ -14,6 +14,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.tasks.augment import Augmentation
 
 _WORDS = ("presence", "counts")
+_SPLIT_APART = ("glyphs", "silhouettes")  # no typeface, no family of shapes is in two splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class DataSet:
   """One line of a gin file's list of data sets.
 
   Attributes:
-    name: as `unsup_rule.data.load` knows it: "glyphs", "digits", or a name of TensorFlow Datasets.
+    name: as `unsup_rule.data.load` knows it: "glyphs", "silhouettes", or a name of TensorFlow
+      Datasets.
     split: its split.
     classes: classes to use, by number; () for all.
     ways: numbers of classes a problem may have, each as likely; () for all of the classes.
@@ -148,8 +150,8 @@ class Source:
 def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
   """Refuses a data set that is both trained and evaluated on, whatever the split or configuration.
 
-  The same set is fine with classes that do not overlap, and glyphs with another split, since no
-  typeface is in two splits.
+  The same set is fine with classes that do not overlap, and glyphs and silhouettes with another
+  split, since no typeface and no family of shapes is in two splits.
 
   Args:
     training: settings of data sets, see `DataSet`.
@@ -163,14 +165,14 @@ def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
     for other in evaluated:
       # Configurations of one set ("imagenet_resized/8x8") and its versions hold the same examples.
       family, other_family = (re.split("[/:]", one.name)[0] for one in (trained, other))
-      glyphs = family == "glyphs" and trained.split != other.split
+      drawn_apart = family in _SPLIT_APART and trained.split != other.split
       disjoint = (
         trained.name == other.name
         and trained.classes
         and other.classes
         and not set(trained.classes) & set(other.classes)
       )
-      if family == other_family and not glyphs and not disjoint:
+      if family == other_family and not drawn_apart and not disjoint:
         raise UnsupRuleError(
           f"data set {trained.name!r} is both trained and evaluated on; remove it from one, or "
           "give the two classes that do not overlap"
