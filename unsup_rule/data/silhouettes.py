@@ -30,7 +30,7 @@ _N_LATENTS = sum(_WIDTHS.values())
 _SUPERSAMPLED = 3  # points a pixel's side
 _ROUGH = 32  # points a side of the grid that finds a shape's extent
 _REACH = 2.5  # half the side of that grid; no shape is larger
-_RARE = np.float32([0, 0, 0, 0, 1.2, 1.2])  # from a gap's numbers, so that few shapes have one
+_RARE = np.array([0, 0, 0, 0, 1.2, 1.2], np.float32)  # off a gap: few have one
 _CHUNK = 512  # examples drawn at once, which bounds the memory
 
 
@@ -93,9 +93,8 @@ class SilhouetteSource:
     class_z = _child(rng, family_z, self.class_spread, 1, self.classes)
     example_z = _child(rng, class_z, self.example_spread, 2, self.examples)
     z_NxD = example_z.reshape(-1, _N_LATENTS).astype(np.float32)
-    images = [
-      _draw(rng, z_NxD[i : i + _CHUNK], self.resolution) for i in range(0, len(z_NxD), _CHUNK)
-    ]
+    side = self.resolution or DEFAULT_RESOLUTION
+    images = [_draw(rng, z_NxD[i : i + _CHUNK], side) for i in range(0, len(z_NxD), _CHUNK)]
     names = [f"{f}.{c}" for f in range(self.families) for c in range(self.classes)]
     labels = np.repeat(np.arange(len(names)), self.examples)
     return Bank.build(
