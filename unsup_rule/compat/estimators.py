@@ -27,6 +27,7 @@ from learned_optimization.tasks import base as tasks_base
 from unsup_rule import compat
 from unsup_rule.compat.segments import SegmentedGrad, segment_of
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.execution import gathered
 
 REMAT = ("none", "sqrt")
 
@@ -219,6 +220,7 @@ def _estimator(
   key = (type(trunc_sched), repr(sorted(vars(trunc_sched).items())))
   schedule = _schedules.setdefault(key, trunc_sched)
   segmented = estimator_class is SegmentedGrad
+  estimator_class = _gathering(estimator_class)
   estimators = tuple(
     _cached_estimator(
       estimator_class,
@@ -237,6 +239,21 @@ def _estimator(
 
 
 _schedules: dict[tuple[type, str], truncation_schedule.TruncationSchedule] = {}
+
+
+class _Gathered:
+  """An estimator whose results lie on one device, however many have computed them."""
+
+  def compute_gradient_estimate(self, *arguments: Any, **options: Any) -> Any:
+    """One estimate; see the library's class."""
+    estimate: Any = super()
+    return gathered(estimate.compute_gradient_estimate(*arguments, **options))
+
+
+@functools.cache
+def _gathering(estimator_class: type) -> type:
+  """`estimator_class` under its own name, but for `_Gathered`."""
+  return type(estimator_class.__name__, (_Gathered, estimator_class), {})
 
 
 @functools.cache  # As many as there are combinations of task family and length.

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from unsup_rule.errors import UnsupRuleError
 
 REMAT = ("step", "none")
-TASKS = ("auto", "map", "vmap")
+TASKS = ("auto", "map", "split", "vmap")
+_AXIS = "tasks"
 
 
 def check(remat: str, tasks: str) -> None:
@@ -29,8 +33,10 @@ def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[.
     function: pure; takes and returns trees of arrays.
     remat: "step" keeps only the arguments for the way back and computes the rest again; "none"
       keeps every intermediate value.
-    tasks: under `jax.vmap`, "vmap" batches every operation, "map" runs one task after the other,
-      whose values then fit the cache; "auto" maps on a CPU.
+    tasks: under `jax.vmap`, "vmap" batches every operation; "map" runs one task after the other,
+      whose values then fit the cache; "split" gives each of jax's devices a share of the tasks,
+      which it maps: fastest on idle cores, but cores that wait for each other at every step are
+      slow on busy ones; "auto" maps on a CPU and batches elsewhere.
   """
   if tasks == "auto":
     tasks = "map" if jax.default_backend() == "cpu" else "vmap"
@@ -38,7 +44,7 @@ def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[.
     return function
   if tasks == "vmap":
     return jax.checkpoint(function, prevent_cse=False)
-  one_by_one = jax.custom_batching.sequential_vmap
+  one_by_one = split if tasks == "split" else jax.custom_batching.sequential_vmap
 
   @one_by_one
   def forward(*arguments):
@@ -51,3 +57,60 @@ def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[.
   mapped = jax.custom_vjp(forward)
   mapped.defvjp(lambda *arguments: (forward(*arguments), arguments), backward)
   return mapped
+
+
+def split(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function`, of which `jax.vmap` over N tasks runs N / devices on each device, one by one.
+
+  Where N is no multiple of the devices, the last task fills the gaps: its copies are cut off.
+  """
+  one_by_one = jax.custom_batching.sequential_vmap(function)
+  split_up = jax.custom_batching.custom_vmap(function)
+
+  @split_up.def_vmap
+  def run(n_tasks, is_batched, *arguments):
+    devices = np.array(jax.devices())
+    if n_tasks == 1:  # Nothing to split: its operations may have all cores.
+      axes = jax.tree.map(lambda b: 0 if b else None, tuple(is_batched))
+      out = jax.vmap(one_by_one, axes)(*arguments)
+      return out, jax.tree.map(lambda _: True, out)
+    rows = np.minimum(np.arange(-(-n_tasks // devices.size) * devices.size), n_tasks - 1)
+    batched, tree = jax.tree.flatten(is_batched)
+
+    def share(*arguments):
+      leaves = jax.tree.leaves(arguments)
+
+      def one(own):
+        own = iter(own)
+        mixed = [next(own) if b else leaf for b, leaf in zip(batched, leaves, strict=True)]
+        return one_by_one(*jax.tree.unflatten(tree, mixed))
+
+      return jax.lax.map(one, [leaf for b, leaf in zip(batched, leaves, strict=True) if b])
+
+    if n_tasks % devices.size:
+      arguments = jax.tree.map(lambda b, x: x[rows] if b else x, tuple(is_batched), arguments)
+    specs = jax.tree.map(lambda b: PartitionSpec(_AXIS) if b else PartitionSpec(), is_batched)
+    out = jax.shard_map(
+      share,
+      mesh=Mesh(devices, _AXIS),
+      in_specs=tuple(specs),
+      out_specs=PartitionSpec(_AXIS),
+      check_vma=False,
+    )(*arguments)
+    return jax.tree.map(lambda x: x[:n_tasks], out), jax.tree.map(lambda _: True, out)
+
+  return split_up
+
+
+def gathered(tree: Any) -> Any:
+  """`tree` with arrays that lie on several devices brought to the first, free to go anywhere.
+
+  A program is compiled for where its arguments lie. Without this, what comes back from a split
+  computation would have the next call compiled once more.
+  """
+
+  def gather(x):
+    several = isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
+    return jnp.asarray(np.asarray(x)) if several else x
+
+  return jax.tree.map(gather, tree)

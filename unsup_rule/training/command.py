@@ -36,11 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
     pass
   from learned_optimization import outer_train
 
-  from unsup_rule import config
+  from unsup_rule import config, cores
   from unsup_rule.compat import trainer as compat_trainer
   from unsup_rule.training import heldout, summary, trainer
 
   text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
+  tasks = [config.bound(f"truncated_{kind}.num_tasks") for kind in ("grad", "pes", "es")]
+  if config.bound("UnsupervisedRule.tasks") == "split":
+    cores.as_devices(at_most=max((n for n in tasks if isinstance(n, int)), default=None))
   heldout.check_configuration()
   for role in ("run_train.is_trainer", "run_train.is_worker"):
     if not config.bound(role, default=True):

@@ -1,0 +1,30 @@
+"""The processor's cores as devices of jax, so that one process splits its tasks among them."""
+
+import contextlib
+import os
+from typing import Any
+
+import jax
+
+
+def available() -> int:
+  """Number of cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def as_devices(at_most: int | None = None) -> None:
+  """Gives jax a CPU device for each core, which `UnsupervisedRule.tasks = "split"` makes use of.
+
+  Call it before jax computes anything: afterwards, or where jax was told how many there are
+  (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS`), it changes nothing.
+
+  Args:
+    at_most: tasks to split; a device without one would be idle.
+  """
+  config: Any = jax.config
+  told = config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
+  if not told:
+    with contextlib.suppress(RuntimeError):  # jax has started
+      jax.config.update("jax_num_cpu_devices", max(1, min(available(), at_most or available())))
