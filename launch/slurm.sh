@@ -19,7 +19,9 @@ set -euo pipefail
 umask 077
 
 port=6379
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Not `| head -n 1`, which may end scontrol by SIGPIPE and so this script.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head_node=${nodes%%$'\n'*}
 head_ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head_node" hostname --ip-address | awk '{print $1}')
 
 # A token for this job alone, in the user's home, which the nodes share. The umask makes it 0600.

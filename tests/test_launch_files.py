@@ -57,7 +57,7 @@ def test_the_slurm_script_starts_head_workers_and_launch(tmp_path, monkeypatch):
   """With Slurm's and Ray's programs played by scripts that write down how they were called."""
   calls = tmp_path / "calls"
   for name, body in {
-    "scontrol": "echo node1; echo node2",
+    "scontrol": "echo node1; sleep 0.2; echo node2",  # A reader of one line would be gone.
     "srun": f'echo "srun $*" >> {calls}; case "$*" in *hostname*) echo 127.0.0.1;; esac',
     "unsup-rule": f'echo "unsup-rule $*" >> {calls}; stat -c %a "$RAY_AUTH_TOKEN_PATH" >> {calls}',
   }.items():

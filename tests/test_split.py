@@ -1,4 +1,4 @@
-"""Tasks split among devices: the same numbers, one compilation, results free to go anywhere."""
+"""Tasks split among devices: the same numbers, and results free to go anywhere."""
 
 import os
 import subprocess

@@ -110,7 +110,8 @@ def gathered(tree: Any) -> Any:
   """
 
   def gather(x):
-    several = isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
-    return jnp.asarray(np.asarray(x)) if several else x
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+      return x
+    return jnp.asarray(np.asarray(x)) if len(x.sharding.device_set) > 1 else x
 
   return jax.tree.map(gather, tree)

@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
   from unsup_rule.training import heldout, summary, trainer
 
   text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
-  tasks = [config.bound(f"truncated_{kind}.num_tasks") for kind in ("grad", "pes", "es")]
   if config.bound("UnsupervisedRule.tasks") == "split":
+    tasks = [config.bound(f"truncated_{kind}.num_tasks") for kind in ("grad", "pes", "es")]
     cores.as_devices(at_most=max((n for n in tasks if isinstance(n, int)), default=None))
   heldout.check_configuration()
   for role in ("run_train.is_trainer", "run_train.is_worker"):
