@@ -213,6 +213,30 @@ def test_export_to_a_folder_keeps_the_rule(path, tmp_path, capsys):
   assert "folder/params exists already" in capsys.readouterr().err
 
 
+def test_export_of_several_is_their_mean(tmp_path, capsys):
+  values = {"a": 1.0, "b": 4.0}
+  drawn = init_theta(SIZES, jax.random.PRNGKey(0))
+  for name, value in values.items():
+    theta = jax.tree.map(lambda leaf, value=value: np.asarray(leaf + value), drawn)
+    Archive(theta, StepSize(0.5), Use(), {"seed": value, "heldout_accuracy_after": value}).write(
+      tmp_path / f"{name}.npz"
+    )
+  paths = [str(tmp_path / f"{name}.npz") for name in values]
+  assert main(["export", "--rule", *paths, "--out", str(tmp_path / "mean.npz")]) == 0
+  mean, parts = unsup_rule.pretrained(tmp_path / "mean.npz"), [*map(unsup_rule.pretrained, paths)]
+  name = "bias_readout"
+  np.testing.assert_allclose(mean.theta[name]["b"], [2.5], rtol=1e-6)
+  assert mean.provenance["mean_of"] == [part.sha256 for part in parts]
+  assert mean.provenance["seed"] == 4.0
+  assert "heldout_accuracy_after" not in mean.provenance
+  assert all(part.sha256[:12] in mean.card for part in parts)
+  Archive(parts[0].theta, StepSize(0.25), Use(), {}).write(tmp_path / "other.npz")
+  command = ["export", "--rule", paths[0], str(tmp_path / "other.npz")]
+  assert main([*command, "--out", str(tmp_path / "no.npz")]) == 2
+  assert "'a' and 'other' is no rule" in capsys.readouterr().err
+  assert not (tmp_path / "no.npz").exists()
+
+
 @pytest.mark.skipif(not unsup_rule.compat.IS_HEAD, reason="the release has no opt_from_checkpoint")
 def test_the_library_loads_the_folder(path, tmp_path):
   from learned_optimization.learned_optimizers import opt_from_checkpoint

@@ -20,7 +20,13 @@ _MEASURED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Arguments of `export`."""
-  parser.add_argument("--rule", required=True, help="folder of a run, .npz file, or shipped name")
+  parser.add_argument(
+    "--rule",
+    required=True,
+    nargs="+",
+    help="folder of a run, .npz file, or shipped name; of several, which descend from one another, "
+    "the mean of their thetas is exported, and the last one's configuration",
+  )
   parser.add_argument(
     "--out",
     type=pathlib.Path,
@@ -38,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
   """Writes the file or the folder."""
   from unsup_rule.weights import run_folder
-  from unsup_rule.weights.pretrained import pretrained
+  from unsup_rule.weights.pretrained import averaged, pretrained
 
   out = arguments.out
-  rule = pretrained(arguments.rule)
+  rule = averaged([pretrained(rule) for rule in arguments.rule])
   use = {"steps": arguments.steps, "batch_size": arguments.batch_size}
   told = {
     "about": arguments.about,
@@ -101,6 +107,8 @@ def _card(rule) -> str:
     "outer steps": known.get("outer_steps"),
     "wall-clock of meta-training": f"{known['seconds']:.0f} s" if "seconds" in known else None,
     "core-hours": known.get("core_hours"),
+    "mean of the thetas with SHA-256": ", ".join(f"`{s[:12]}`" for s in known.get("mean_of", ()))
+    or None,
     "seed": known.get("seed"),
     "commit": known.get("commit"),
     "SHA-256 of theta": f"`{rule.sha256}`",

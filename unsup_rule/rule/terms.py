@@ -7,6 +7,7 @@ R(k; h1, h2)[i, j] = (1/(G B)) sum_{b,g} S[b,i,g] T[b,j,g], rows from h2, column
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,26 +70,31 @@ class Connection:
   @functools.cached_property
   def _readouts(self) -> dict[str, jax.Array]:
     """R(k; columns, rows) of every readout name k."""
-    upper = [(name, side) for name, side, end in _HEADS if end == "upper"]
-    lower = [(name, side) for name, side, end in _HEADS if end == "lower"]
-    heads = self._project(upper, self.h_upper) | self._project(lower, self.h_lower)
-    rows = {name: "top" if (name, "bottom") not in heads else "bottom" for name, _ in heads}
-    return {name: self._outer(heads[name, side], heads[name, "top"]) for name, side in rows.items()}
+    ends = {"upper": self._project("upper"), "lower": self._project("lower")}
+    n_channels = ends["upper"][0].shape[1] // self.x_upper.shape[0]
+    readouts = {}
+    for group in _READOUTS:
+      s_KxGBxI = ends[group.rows[0]][group.rows[1]]
+      t_KxGBxJ = ends[group.columns[0]][group.columns[1]]
+      r_KxIxJ = jnp.einsum("kbi,kbj->kij", s_KxGBxI, t_KxGBxJ) / (n_channels * self.batch)
+      readouts |= dict(zip(group.names, r_KxIxJ, strict=True))
+    return readouts
 
-  def _project(self, heads: list[tuple[str, str]], h_CxBxI: jax.Array) -> dict:
-    """h A + a of several heads in one product: {head: [G B, I]}."""
-    parameters = [self.theta[f"{self.direction}{name}_{side}/linear"] for name, side in heads]
-    w = jnp.concatenate([p["w"] for p in parameters], axis=1)
-    b = jnp.concatenate([p["b"] for p in parameters])
-    p = masked(channel_product(w, h_CxBxI) + b[:, None, None], self.mask_B)
-    return dict(zip(heads, p.reshape(len(heads), -1, p.shape[-1]), strict=True))
-
-  def _outer(self, s_GBxI: jax.Array, t_GBxJ: jax.Array) -> jax.Array:
-    n_channels = s_GBxI.shape[0] // self.x_upper.shape[0]
-    return s_GBxI.T @ t_GBxJ / (n_channels * self.batch)
+  def _project(self, end: str) -> list[jax.Array]:
+    """h A + a of all heads that read the `end`, in one product: [K, G B, I] a block of heads."""
+    h_CxBxI = getattr(self, f"h_{end}")
+    heads = [f"{self.direction}{head}/linear" for block in _HEADS[end] for head in block]
+    # Transposed first: its gradient is then a product with C columns and not with those of all
+    # heads, which are no multiple of 8 and so cost XLA:CPU twice the time.
+    w_OxC = jnp.concatenate([self.theta[head]["w"].T for head in heads])
+    b = jnp.concatenate([self.theta[head]["b"] for head in heads])
+    p = masked(channel_product(w_OxC.T, h_CxBxI) + b[:, None, None], self.mask_B)
+    p_KxGBxI = p.reshape(len(heads), -1, p.shape[-1])
+    # A split, since its gradient is one concatenation; that of indexing sums padded arrays.
+    return jax.lax.split(p_KxGBxI, [len(block) for block in _HEADS[end]])
 
   def readout(self, name: str) -> jax.Array:
-    """R(name; ., .), [rows, columns]; where each side comes from is said in `_HEADS`."""
+    """R(name; ., .), [rows, columns]; where each side comes from is said in `_READOUTS`."""
     return self._readouts[name]
 
   def symmetric(self, name: str) -> jax.Array:
@@ -104,27 +110,38 @@ class Connection:
     return r / jnp.sqrt(jnp.float32(r.shape[0]))
 
 
-# (readout, side, the h it reads): columns of R come from "top", rows from "bottom".
-_HEADS = (
-  *(
-    (name, "top", "upper")
-    for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")
+class _Readouts(NamedTuple):
+  """Readouts that are one batched product; each side is an end of the connection and its block."""
+
+  names: tuple[str, ...]
+  rows: tuple[str, int]
+  columns: tuple[str, int]
+
+
+# Heads of the readouts by the h that they read, in blocks of those that are used together.
+_ACROSS = ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")
+_UPPER, _LOWER = ("lin_upper_symm", "sqr_upper_symm"), ("lin_lower_symm", "sqr_lower_symm")
+_PSD = ("lin_upper_psd",)
+
+
+def _sides(names: tuple[str, ...], side: str) -> tuple[str, ...]:
+  return tuple(f"{name}_{side}" for name in names)
+
+
+_HEADS = {
+  "upper": (
+    _sides(_ACROSS, "top"),
+    _sides(_UPPER, "top"),
+    _sides(_UPPER, "bottom"),
+    _sides(_PSD, "top"),
   ),
-  *(
-    (name, "bottom", "lower")
-    for name in ("weight_readout_0", "weight_readout_1", "weight_readout_rbf")
-  ),
-  ("lin_upper_psd", "top", "upper"),
-  *(
-    (name, side, "upper")
-    for name in ("lin_upper_symm", "sqr_upper_symm")
-    for side in ("top", "bottom")
-  ),
-  *(
-    (name, side, "lower")
-    for name in ("lin_lower_symm", "sqr_lower_symm")
-    for side in ("top", "bottom")
-  ),
+  "lower": (_sides(_ACROSS, "bottom"), _sides(_LOWER, "top"), _sides(_LOWER, "bottom")),
+}
+_READOUTS = (
+  _Readouts(_ACROSS, rows=("lower", 0), columns=("upper", 0)),
+  _Readouts(_UPPER, rows=("upper", 2), columns=("upper", 1)),
+  _Readouts(_PSD, rows=("upper", 3), columns=("upper", 3)),
+  _Readouts(_LOWER, rows=("lower", 2), columns=("lower", 1)),
 )
 
 

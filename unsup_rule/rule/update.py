@@ -35,7 +35,8 @@ def weight_change(connection: Connection) -> jax.Array:
   for i, key in enumerate(TERMS):
     record(f"terms_before/{connection.direction}/{key}", lambda i=i: before_TxMxN[i])
     record(f"terms_after/{connection.direction}/{key}", lambda i=i: after_TxMxN[i])
-  g = jnp.tensordot(coefficients["w"][:, 0], after_TxMxN, axes=1)
+  # Not tensordot, whose gradient transposes all terms.
+  g = (coefficients["w"].T @ after_TxMxN.reshape(len(TERMS), -1)).reshape(w.shape)
   g = (g + coefficients["b"][0]) / len(TERMS)
   g = g - w * jax.nn.relu(jnp.mean(g * w))
   g = column_normalised(g / jnp.sqrt(jnp.float32(len(TERMS))))

@@ -4,6 +4,9 @@ import dataclasses
 import difflib
 import os
 import pathlib
+from collections.abc import Sequence
+
+import jax
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
@@ -88,3 +91,29 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
   text = card.read_text() if path.suffix == ".npz" and card.is_file() else ""
   fields = {field.name: getattr(archive, field.name) for field in dataclasses.fields(archive)}
   return Pretrained(**fields, name=path.stem or path.name, card=text)
+
+
+def averaged(rules: Sequence[Pretrained]) -> Pretrained:
+  """The mean of thetas of one meta-training, which can be better than each of them.
+
+  Thetas that descend from one another lie in one basin, and the noise of their last steps cancels
+  (Izmailov et al. 2018, arXiv 1803.05407). All but theta is the last rule's.
+
+  Raises:
+    UnsupRuleError: sizes or step sizes differ, so that the mean would mean nothing.
+  """
+  *others, last = rules
+  if not others:
+    return last
+  for rule in others:
+    for name in ("sizes", "step_size"):
+      if getattr(rule, name) != (wanted := getattr(last, name)):
+        raise UnsupRuleError(
+          f"the mean of {rule.name!r} and {last.name!r} is no rule: {getattr(rule, name)} and "
+          f"{wanted} differ; give rules of one meta-training"
+        )
+  theta = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(rule.theta for rule in rules))
+  provenance = last.provenance | {"mean_of": [rule.sha256 for rule in rules]}
+  # What a summary says was measured of one theta alone.
+  provenance = {k: v for k, v in provenance.items() if not k.startswith("heldout_")}
+  return dataclasses.replace(last, theta=theta, provenance=provenance)
