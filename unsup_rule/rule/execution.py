@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from unsup_rule.errors import UnsupRuleError
@@ -110,7 +111,7 @@ def gathered(tree: Any) -> Any:
   """
 
   def gather(x):
-    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+    if not isinstance(x, jax.Array) or isinstance(x, Tracer):
       return x
     return jnp.asarray(np.asarray(x)) if len(x.sharding.device_set) > 1 else x
 

@@ -91,7 +91,7 @@ class Connection:
     p = masked(channel_product(w_OxC.T, h_CxBxI) + b[:, None, None], self.mask_B)
     p_KxGBxI = p.reshape(len(heads), -1, p.shape[-1])
     # A split, since its gradient is one concatenation; that of indexing sums padded arrays.
-    return jax.lax.split(p_KxGBxI, [len(block) for block in _HEADS[end]])
+    return list(jax.lax.split(p_KxGBxI, [len(block) for block in _HEADS[end]]))
 
   def readout(self, name: str) -> jax.Array:
     """R(name; ., .), [rows, columns]; where each side comes from is said in `_READOUTS`."""
