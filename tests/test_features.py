@@ -52,13 +52,15 @@ def fitted(rule, data):
 
 
 def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
-  """By hand, from the same initial weights and the same batches."""
+  """By hand, from the same initial weights, order of inputs and batches."""
   X, loaded = data[0], unsup_rule.pretrained(rule)
   assert fitted.n_steps_ == 10
   z = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
   random = np.random.RandomState(0)
   mlp = MLP(12, (6, 6), 8)
-  params = mlp.init(jax.random.PRNGKey(random.randint(2**31 - 1)))
+  drawn = mlp.init(jax.random.PRNGKey(random.randint(2**31 - 1)))
+  columns = random.permutation(12)
+  z, params = z[:, columns], programs.reordered(drawn, columns)
   optimizer = loaded.optimizer()
   state = optimizer.init(params)
   step = jax.jit(lambda s, x: optimizer.update(s, model_state=mlp.apply(s.params, x)))
@@ -69,11 +71,24 @@ def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
     state = step(state, z[orders[1][start : start + 16]])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
-    fitted.params_,
+    programs.reordered(fitted.params_, columns),
     state.params,
   )
-  moved = np.abs(fitted.params_["layers_0"]["w"] - params["layers_0"]["w"]).max()
+  moved = np.abs(fitted.params_["layers_0"]["w"] - drawn["layers_0"]["w"]).max()
   assert moved > 0.01
+
+
+@pytest.mark.parametrize("n_inputs", [4, 6])
+def test_reordered_weights_fit_reordered_inputs(n_inputs):
+  """With 6 inputs the bottom matrix is stacked with others, whose rows are hidden units."""
+  mlp, order = MLP(n_inputs, (6, 6), 8), np.random.default_rng(0).permutation(n_inputs)
+  params = mlp.init(jax.random.PRNGKey(0))
+  x = np.random.default_rng(1).normal(size=(9, n_inputs)).astype(np.float32)
+  moved = programs.reordered(params, order)
+  np.testing.assert_allclose(
+    mlp.features(moved, x[:, order]), mlp.features(params, x), rtol=1e-5, atol=1e-6
+  )
+  jax.tree.map(np.testing.assert_array_equal, programs.reordered(moved, np.argsort(order)), params)
 
 
 def test_a_row_alone_is_embedded_as_among_others(data, fitted):

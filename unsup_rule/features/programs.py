@@ -46,6 +46,14 @@ def initial(mlp: MLP, seed: int) -> Params:
   return jax.tree.map(np.asarray, _initial(mlp, jax.random.PRNGKey(seed)))
 
 
+def reordered(params: Params, order: np.ndarray) -> Params:
+  """{W, b, V} that do with inputs x[:, order] what `params` do with x."""
+  bottom = {key: np.array(value) for key, value in params["layers_0"].items()}
+  for key in ("w", "v"):
+    bottom[key][0] = bottom[key][0, order]
+  return {**params, "layers_0": bottom}
+
+
 def train(
   rule: tuple[Sizes, Theta, StepSize],
   mlp: MLP,

@@ -36,7 +36,8 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     rule: what `unsup_rule.pretrained` takes: a name, a path, what it returned; None: the default.
     steps: applications of the rule in `fit`; None: what the rule is at its best with.
     batch_size: rows of each, or all rows if there are fewer; None: what the rule was made for.
-    random_state: initial weights and the order of rows.
+    random_state: initial weights, the order of rows, and the order in which the rule is shown the
+      inputs: it minds their order a little, and in meta-training saw most of them shuffled.
     standardize: whether inputs are brought to mean 0 and variance 1, column by column.
     nonlinearity: name of it, see `unsup_rule.mlp.NONLINEARITIES`.
     verbose: whether `fit` shows a progress bar.
@@ -46,6 +47,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     network_: {"layers_r": {"w", "b"}}, what `transform` computes with (`features/frozen.py`).
     scaler_: the `StandardScaler` of the inputs, or None.
     n_steps_: applications of the rule so far.
+    order_: the order of inputs that the rule is shown; all else is in that of X.
     n_features_in_: number of inputs.
 
   Example:
@@ -119,6 +121,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     self._random = check_random_state(self.random_state)
     mlp = MLP(n_inputs, tuple(self.hidden), self.n_features, self.nonlinearity)
     self.params_ = programs.initial(mlp, self._random.randint(2**31 - 1))
+    self.order_ = self._random.permutation(n_inputs)
     self.n_steps_ = 0
     self.scaler_ = StandardScaler() if self.standardize else None
     return rule
@@ -127,15 +130,16 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     mlp, rows = self._mlp(), self._rows(X)
     batches = itertools.islice(self._batches(len(X), self._batch(rule, len(X))), steps)
     with tqdm(total=steps, desc="applying the rule", disable=not self.verbose) as bar:
-      self.params_ = programs.train(
+      params = programs.train(
         (rule.sizes, rule.theta, rule.step_size),
         mlp,
-        self.params_,
+        programs.reordered(self.params_, self.order_),
         self.n_steps_,
-        rows,
+        lambda numbers: rows(numbers)[..., self.order_],
         batches,
         bar.update,
       )
+    self.params_ = programs.reordered(params, np.argsort(self.order_))
     self.n_steps_ += steps
     if not all(np.isfinite(leaf).all() for run in self.params_.values() for leaf in run.values()):
       raise UnsupRuleError(

@@ -12,7 +12,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
 from unsup_rule.weights.archive import Archive, digest
 
-DEFAULT = "features14"
+DEFAULT = "garments14"
 _FOLDER = pathlib.Path(__file__).parent
 
 
