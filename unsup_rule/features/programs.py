@@ -8,6 +8,7 @@ device never holds the whole data set.
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def initial(mlp: MLP, seed: int) -> Params:
 
 def reordered(params: Params, order: np.ndarray) -> Params:
   """{W, b, V} that do with inputs x[:, order] what `params` do with x."""
-  bottom = {key: np.array(value) for key, value in params["layers_0"].items()}
+  bottom: dict[str, Any] = {key: np.array(value) for key, value in params["layers_0"].items()}
   for key in ("w", "v"):
     bottom[key][0] = bottom[key][0, order]
   return {**params, "layers_0": bottom}
