@@ -84,8 +84,8 @@ class Connection:
     """h A + a of all heads that read the `end`, in one product: [K, G B, I] a block of heads."""
     h_CxBxI = getattr(self, f"h_{end}")
     heads = [f"{self.direction}{head}/linear" for block in _HEADS[end] for head in block]
-    # Transposed first: its gradient is then a product with C columns and not with those of all
-    # heads, which are no multiple of 8 and so cost XLA:CPU twice the time.
+    # Transposed first: its gradient is then a product with C columns and not with G for each head,
+    # 28 at the lower end. A number that is no multiple of 8 costs XLA:CPU twice the time.
     w_OxC = jnp.concatenate([self.theta[head]["w"].T for head in heads])
     b = jnp.concatenate([self.theta[head]["b"] for head in heads])
     p = masked(channel_product(w_OxC.T, h_CxBxI) + b[:, None, None], self.mask_B)
