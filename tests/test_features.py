@@ -19,8 +19,8 @@ from unsup_rule import UnsupervisedFeatures
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import frozen, programs
 from unsup_rule.mlp import MLP
+from unsup_rule.rule.dynamics import Dynamics, reordered
 from unsup_rule.rule.sizes import init_theta
-from unsup_rule.rule.step_size import StepSize
 from unsup_rule.weights.archive import Archive, Use
 
 
@@ -29,7 +29,7 @@ def rule(tmp_path_factory):
   """A small one, not trained, with an embedding of 8, made for 10 steps on 16 rows."""
   theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
   path = tmp_path_factory.mktemp("rule") / "small.npz"
-  Archive(theta, StepSize(0.01, 50.0), Use(10, 16), {}).write(path)
+  Archive(theta, Dynamics(0.01, 50.0), Use(10, 16), {}).write(path)
   return str(path)
 
 
@@ -60,7 +60,7 @@ def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
   mlp = MLP(12, (6, 6), 8)
   drawn = mlp.init(jax.random.PRNGKey(random.randint(2**31 - 1)))
   columns = random.permutation(12)
-  z, params = z[:, columns], programs.reordered(drawn, columns)
+  z, params = z[:, columns], reordered(drawn, columns)
   optimizer = loaded.optimizer()
   state = optimizer.init(params)
   step = jax.jit(lambda s, x: optimizer.update(s, model_state=mlp.apply(s.params, x)))
@@ -71,7 +71,7 @@ def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
     state = step(state, z[orders[1][start : start + 16]])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
-    programs.reordered(fitted.params_, columns),
+    reordered(fitted.params_, columns),
     state.params,
   )
   moved = np.abs(fitted.params_["layers_0"]["w"] - drawn["layers_0"]["w"]).max()
@@ -84,11 +84,11 @@ def test_reordered_weights_fit_reordered_inputs(n_inputs):
   mlp, order = MLP(n_inputs, (6, 6), 8), np.random.default_rng(0).permutation(n_inputs)
   params = mlp.init(jax.random.PRNGKey(0))
   x = np.random.default_rng(1).normal(size=(9, n_inputs)).astype(np.float32)
-  moved = programs.reordered(params, order)
+  moved = reordered(params, order)
   np.testing.assert_allclose(
     mlp.features(moved, x[:, order]), mlp.features(params, x), rtol=1e-5, atol=1e-6
   )
-  jax.tree.map(np.testing.assert_array_equal, programs.reordered(moved, np.argsort(order)), params)
+  jax.tree.map(np.testing.assert_array_equal, reordered(moved, np.argsort(order)), params)
 
 
 def test_a_row_alone_is_embedded_as_among_others(data, fitted):
@@ -191,7 +191,7 @@ def test_partial_fit_goes_on(rule, data):
 def test_step_size_goes_on_from_call_to_call(rule, data):
   """It decays: the same pass moves the weights less when it comes later."""
   X = data[0]
-  falling = dataclasses.replace(unsup_rule.pretrained(rule), step_size=StepSize(0.1, 1.0))
+  falling = dataclasses.replace(unsup_rule.pretrained(rule), dynamics=Dynamics(0.1, 1.0))
   model = make(falling)
   moves, before = [], None
   for _ in range(4):
@@ -254,7 +254,7 @@ def test_bad_parameters(rule, data, settings, message):
 
 
 def test_weights_that_diverge_are_an_error(rule, data):
-  wild = dataclasses.replace(unsup_rule.pretrained(rule), step_size=StepSize(1e30))
+  wild = dataclasses.replace(unsup_rule.pretrained(rule), dynamics=Dynamics(1e30))
   with pytest.raises(UnsupRuleError, match="not finite after 10 steps; use fewer, or another"):
     make(wild).fit(data[0])
 

@@ -14,9 +14,9 @@ import pytest
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP
+from unsup_rule.rule.dynamics import Dynamics
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule, mlp_of
 from unsup_rule.rule.sizes import Sizes, init_theta, sizes_of
-from unsup_rule.rule.step_size import StepSize
 from unsup_rule.rule.tape import recording
 from unsup_rule.rule.terms import TERMS
 from unsup_rule.rule.update import changes
@@ -306,37 +306,6 @@ def smallest_theta():
   return noisy(init_theta(SMALLEST, jax.random.PRNGKey(0)), 0.1)
 
 
-def test_learning_rate(smallest_theta, x, strict):
-  params = SMALL.init(jax.random.PRNGKey(1))
-
-  @functools.partial(jax.jit, static_argnums=2)
-  def run(params, x, step_size):
-    activations = SMALL.apply(params, x)
-    optimizer = RuleOptimizer(SMALLEST, smallest_theta, step_size)
-    state = optimizer.init(params)
-    after = optimizer.update(state, model_state=activations)
-    change = changes(smallest_theta, SMALLEST, SMALL, params, activations)
-    return state, after, optimizer.get_params(after), change
-
-  for rate in (0.25, 1e-9):
-    state, after, new, change = run(params, x[:, :3], StepSize(rate))
-    expected = jax.tree.map(lambda old, c, r=rate: (1 - r) * old - r * c, params, change)
-    assert (difference(expected, params) > 0.01) == (rate > 0.1)
-    check_close(new, expected, atol=1e-6)
-    assert (int(state.iteration), int(after.iteration), after.state) == (0, 1, None)
-
-
-def test_step_size_decays():
-  step_size = StepSize(0.8, decay_steps=10, decay_power=2)
-  rates = [float(step_size(jnp.int32(t))) for t in (0, 10, 30, 990)]
-  np.testing.assert_allclose(rates, [0.8, 0.2, 0.05, 0.00008], rtol=1e-5)
-  assert StepSize(0.5)(jnp.int32(7)) == 0.5
-  # The sum of all steps stays below learning_rate decay_steps / (power - 1), but for the first.
-  assert 8.0 < float(jnp.sum(step_size(jnp.arange(100_000)))) < 8.8
-  with pytest.raises(UnsupRuleError, match=r"decay_steps is 0; give a positive number"):
-    UnsupervisedRule(decay_steps=0)
-
-
 def test_initial_coefficients():
   start = {"hebb": 3.0, "decorr_x": 0.5}
   theta = UnsupervisedRule(initial_coefficients=start).init(jax.random.PRNGKey(0))
@@ -349,24 +318,12 @@ def test_initial_coefficients():
     UnsupervisedRule(initial_coefficients={"hebbian": 1.0})
 
 
-def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
-  params = SMALL.init(jax.random.PRNGKey(1))
-  optimizer = RuleOptimizer(SMALLEST, smallest_theta, StepSize(0.5, decay_steps=1, decay_power=1))
-  step = jax.jit(lambda s: optimizer.update(s, model_state=SMALL.apply(s.params, x[:, :3])))
-  state = step(optimizer.init(params))
-  change = changes(
-    smallest_theta, SMALLEST, SMALL, state.params, SMALL.apply(state.params, x[:, :3])
-  )
-  expected = jax.tree.map(lambda old, c: 0.75 * old - 0.25 * c, state.params, change)
-  check_close(step(state).params, expected, atol=1e-6)
-
-
 def test_remat_does_not_change_the_meta_gradient(smallest_theta, x, strict):
   params = SMALL.init(jax.random.PRNGKey(1))
 
   def gradient(remat):
     def loss(theta):
-      optimizer = RuleOptimizer(SMALLEST, theta, StepSize(0.3), remat)
+      optimizer = RuleOptimizer(SMALLEST, theta, Dynamics(0.3), remat)
 
       def step(state, _):
         activations = SMALL.apply(optimizer.get_params(state), x[:, :3])

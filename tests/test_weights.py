@@ -17,8 +17,8 @@ import unsup_rule
 from unsup_rule.cli import main
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance
+from unsup_rule.rule.dynamics import Dynamics
 from unsup_rule.rule.sizes import init_theta
-from unsup_rule.rule.step_size import StepSize
 from unsup_rule.training.checkpoint import load_theta
 from unsup_rule.weights.archive import Archive, Use, digest
 from unsup_rule.weights.pretrained import DEFAULT, names
@@ -27,7 +27,7 @@ from unsup_rule.weights.pretrained import DEFAULT, names
 @pytest.fixture(scope="module")
 def archive():
   theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
-  return Archive(theta, StepSize(3e-3, 100.0), Use(40, 16), {"gin": "a = 1\n", "seed": 3})
+  return Archive(theta, Dynamics(3e-3, 100.0), Use(40, 16), {"gin": "a = 1\n", "seed": 3})
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def path(archive, tmp_path):
 
 def test_comes_back_as_it_was(archive, path):
   found = Archive.read(path)
-  assert (found.step_size, found.use) == (archive.step_size, archive.use)
+  assert (found.dynamics, found.use) == (archive.dynamics, archive.use)
   assert found.sizes == SIZES
   assert found.provenance == archive.provenance
   jax.tree.map(np.testing.assert_array_equal, found.theta, archive.theta)
@@ -54,7 +54,7 @@ def test_numpy_alone_reads_it_without_pickle(archive, path):
   with np.load(path, allow_pickle=False) as found:
     header = json.loads(bytes(found["header"]))
     np.testing.assert_array_equal(found["linear/w"], archive.theta["linear"]["w"])
-  assert header["format"] == 1
+  assert header["format"] == 2
   assert header["arrays"]["linear/w"] == {"shape": [4, 2], "dtype": "float32"}
   assert header["sha256"] == digest(archive.theta)
 
@@ -73,7 +73,7 @@ def rewritten(path, change):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda h, a: h.update(format=2), "has format 2, this version of unsup-rule reads 1"),
+    (lambda h, a: h.update(format=3), "has format 3, this version of unsup-rule reads 1 and 2"),
     (lambda h, a: a.update({"linear/w": a["linear/w"] + 1}), "do not match their checksum"),
     (lambda h, a: a.pop("linear/b"), "array linear/b is missing"),
     (lambda h, a: a.update({"linear/c": a["linear/b"]}), "the header says nothing"),
@@ -81,7 +81,7 @@ def rewritten(path, change):
       lambda h, a: h["sizes"].update(output_size=9),
       r"\(1, 1, 8\).* of these sizes has \(\(1, 1, 9\)",
     ),
-    (lambda h, a: h["step_size"].update(learning_rate=-1), "learning_rate is -1; give a positive"),
+    (lambda h, a: h["dynamics"].update(learning_rate=-1), "learning_rate is -1; give a positive"),
     (lambda h, a: h.pop("use"), "is damaged"),
   ],
 )
@@ -124,10 +124,10 @@ def test_three_ways_and_itself(path, tmp_path):
   assert by_default.name == DEFAULT
   assert unsup_rule.pretrained(DEFAULT).sha256 == by_default.sha256
   assert unsup_rule.pretrained(by_default) is by_default
-  assert unsup_rule.pretrained(path).step_size == StepSize(3e-3, 100.0)
+  assert unsup_rule.pretrained(path).dynamics == Dynamics(3e-3, 100.0)
   from_run = unsup_rule.pretrained(str(rule_folder(tmp_path / "run")))
   assert from_run.sizes == SIZES
-  assert from_run.step_size == StepSize(3e-3)
+  assert from_run.dynamics == Dynamics(3e-3)
   assert from_run.name == "run"
 
 
@@ -174,7 +174,7 @@ def step_of(optimizer):
 def test_learned_optimizer_is_the_same_rule(path):
   rule = unsup_rule.pretrained(path)
   learned = rule.learned_optimizer()
-  assert (learned.sizes, learned.step_size) == (rule.sizes, rule.step_size)
+  assert (learned.sizes, learned.dynamics) == (rule.sizes, rule.dynamics)
   after = step_of(rule.optimizer()), step_of(learned.opt_fn(rule.theta))
   jax.tree.map(np.testing.assert_array_equal, *after)
 
@@ -192,7 +192,7 @@ def test_export_of_a_run(tmp_path, capsys):
   assert "sha256" in capsys.readouterr().out
   rule = unsup_rule.pretrained(out)
   assert rule.use == Use(70, Use.batch_size)
-  assert rule.step_size == StepSize(0.5)
+  assert rule.dynamics == Dynamics(0.5)
   known = rule.provenance
   assert (known["data_sets"], known["seed"], known["commit"]) == (["a", "b"], 5, "abc")
   assert (known["outer_steps"], known["core_hours"]) == (7, 1.5)
@@ -208,7 +208,7 @@ def test_export_to_a_folder_keeps_the_rule(path, tmp_path, capsys):
   command = ["export", "--rule", str(path), "--out", str(out)]
   assert main(command) == 0
   before, after = unsup_rule.pretrained(path), unsup_rule.pretrained(out)
-  assert (after.sha256, after.step_size) == (before.sha256, before.step_size)
+  assert (after.sha256, after.dynamics) == (before.sha256, before.dynamics)
   assert main(command) == 2
   assert "folder/params exists already" in capsys.readouterr().err
 
@@ -218,7 +218,7 @@ def test_export_of_several_is_their_mean(tmp_path, capsys):
   drawn = init_theta(SIZES, jax.random.PRNGKey(0))
   for name, value in values.items():
     theta = jax.tree.map(lambda leaf, value=value: np.asarray(leaf + value), drawn)
-    Archive(theta, StepSize(0.5), Use(), {"seed": value, "heldout_accuracy_after": value}).write(
+    Archive(theta, Dynamics(0.5), Use(), {"seed": value, "heldout_accuracy_after": value}).write(
       tmp_path / f"{name}.npz"
     )
   paths = [str(tmp_path / f"{name}.npz") for name in values]
@@ -230,7 +230,7 @@ def test_export_of_several_is_their_mean(tmp_path, capsys):
   assert mean.provenance["seed"] == 4.0
   assert "heldout_accuracy_after" not in mean.provenance
   assert all(part.sha256[:12] in mean.card for part in parts)
-  Archive(parts[0].theta, StepSize(0.25), Use(), {}).write(tmp_path / "other.npz")
+  Archive(parts[0].theta, Dynamics(0.25), Use(), {}).write(tmp_path / "other.npz")
   command = ["export", "--rule", paths[0], str(tmp_path / "other.npz")]
   assert main([*command, "--out", str(tmp_path / "no.npz")]) == 2
   assert "'a' and 'other' is no rule" in capsys.readouterr().err

@@ -94,14 +94,17 @@ def _commit() -> str | None:
 def _card(rule) -> str:
   """The model card: what the archive knows, for people."""
   known = rule.provenance
-  step_size = rule.step_size
-  lr = f"{step_size.learning_rate:g}"
-  if step_size.decay_steps is not None:
-    lr += f" / (1 + t / {step_size.decay_steps:g})^{step_size.decay_power:g}"
+  dynamics = rule.dynamics
+  lr = f"{dynamics.learning_rate:g}"
+  if dynamics.decay_steps is not None:
+    lr += f" / (1 + t / {dynamics.decay_steps:g})^{dynamics.decay_power:g}"
   facts = {
     "parameters": f"{_count(rule):,}",
     "width of the embedding": rule.sizes.output_size,
     "step size": lr,
+    "biases of hidden layers decay to": f"{dynamics.hidden_bias:g}",
+    "biases of the embedding decay to": f"{dynamics.embedding_bias:g}",
+    "inputs": "in a random order" if dynamics.shuffle_inputs else None,
     "applications, examples of each": f"{rule.use.steps}, {rule.use.batch_size}",
     "data sets of meta-training": ", ".join(known.get("data_sets", ())) or None,
     "outer steps": known.get("outer_steps"),

@@ -8,7 +8,6 @@ device never holds the whole data set.
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,9 @@ import numpy as np
 
 from unsup_rule.features import frozen
 from unsup_rule.mlp import MLP, Params
+from unsup_rule.rule.dynamics import Dynamics
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, RuleState
 from unsup_rule.rule.sizes import Sizes, Theta
-from unsup_rule.rule.step_size import StepSize
 
 Rows = Callable[[np.ndarray], np.ndarray]  # numbers of rows -> float32 [.., n_0]
 
@@ -27,9 +26,9 @@ _CHUNK = 32  # steps at once
 _CHUNK_NUMBERS = 2**24  # in their batches, at most
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "step_size", "mlp"))
-def _advance(theta, state, x_SxBxN, count, *, sizes: Sizes, step_size: StepSize, mlp: MLP):
-  optimizer = RuleOptimizer(sizes, theta, step_size)
+@functools.partial(jax.jit, static_argnames=("sizes", "dynamics", "mlp"))
+def _advance(theta, state, x_SxBxN, count, *, sizes: Sizes, dynamics: Dynamics, mlp: MLP):
+  optimizer = RuleOptimizer(sizes, theta, dynamics)
 
   def body(i, state):
     return optimizer.update(state, model_state=mlp.apply(state.params, x_SxBxN[i]))
@@ -47,16 +46,8 @@ def initial(mlp: MLP, seed: int) -> Params:
   return jax.tree.map(np.asarray, _initial(mlp, jax.random.PRNGKey(seed)))
 
 
-def reordered(params: Params, order: np.ndarray) -> Params:
-  """{W, b, V} that do with inputs x[:, order] what `params` do with x."""
-  bottom: dict[str, Any] = {key: np.array(value) for key, value in params["layers_0"].items()}
-  for key in ("w", "v"):
-    bottom[key][0] = bottom[key][0, order]
-  return {**params, "layers_0": bottom}
-
-
 def train(
-  rule: tuple[Sizes, Theta, StepSize],
+  rule: tuple[Sizes, Theta, Dynamics],
   mlp: MLP,
   params: Params,
   iteration: int,
@@ -78,7 +69,7 @@ def train(
   Returns:
     {W, b, V} after, as numpy arrays.
   """
-  sizes, theta, step_size = rule
+  sizes, theta, dynamics = rule
   state = RuleState(params=params, state=None, iteration=jnp.asarray(iteration, jnp.int32))
   first = next(batches, None)
   if first is None:
@@ -89,7 +80,7 @@ def train(
   while chunk := list(itertools.islice(batches, length)):
     x_SxBxN = np.zeros((length, len(first), mlp.n_inputs), np.float32)
     x_SxBxN[: len(chunk)] = rows(np.stack(chunk))
-    state = _advance(theta, state, x_SxBxN, len(chunk), sizes=sizes, step_size=step_size, mlp=mlp)
+    state = _advance(theta, state, x_SxBxN, len(chunk), sizes=sizes, dynamics=dynamics, mlp=mlp)
     state.iteration.block_until_ready()
     progress(len(chunk))
   return jax.tree.map(np.asarray, state.params)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import programs
 from unsup_rule.mlp import MLP
+from unsup_rule.rule.dynamics import reordered
 from unsup_rule.rule.learned_optimizer import mlp_of
 from unsup_rule.weights.pretrained import Pretrained, pretrained
 
@@ -131,15 +133,16 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     batches = itertools.islice(self._batches(len(X), self._batch(rule, len(X))), steps)
     with tqdm(total=steps, desc="applying the rule", disable=not self.verbose) as bar:
       params = programs.train(
-        (rule.sizes, rule.theta, rule.step_size),
+        (rule.sizes, rule.theta, rule.dynamics),
         mlp,
-        programs.reordered(self.params_, self.order_),
+        reordered(self.params_, self.order_),
         self.n_steps_,
         lambda numbers: rows(numbers)[..., self.order_],
         batches,
         bar.update,
       )
-    self.params_ = programs.reordered(params, np.argsort(self.order_))
+    moved = reordered(params, np.argsort(self.order_))
+    self.params_ = jax.tree.map(np.asarray, moved)
     self.n_steps_ += steps
     if not all(np.isfinite(leaf).all() for run in self.params_.values() for leaf in run.values()):
       raise UnsupRuleError(

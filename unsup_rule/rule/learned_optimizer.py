@@ -12,8 +12,8 @@ from unsup_rule import compat  # noqa: F401  (first: makes the library importabl
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP, Activations, Params
 from unsup_rule.rule import execution
+from unsup_rule.rule.dynamics import Dynamics, order_of_step, reordered, shown
 from unsup_rule.rule.sizes import COEFFICIENTS, Sizes, Theta, init_theta
-from unsup_rule.rule.step_size import StepSize
 from unsup_rule.rule.terms import TERMS
 from unsup_rule.rule.update import changes
 
@@ -51,9 +51,12 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     num_grad_channels: channels of each low-rank readout.
     identical_updates: whether V_l receives the change of W_l.
     learning_rate: lr of the inner step, new = (1 - lr) old - lr change. It and the next two are
-      not used with `step`.
+      not used with `step`. More on these six: `Dynamics`.
     decay_steps: steps after which lr has fallen to (1/2)^decay_power; None: never.
-    decay_power: how fast it falls, see `StepSize`.
+    decay_power: how fast it falls.
+    hidden_bias: value towards which biases of hidden layers decay.
+    embedding_bias: the same of the last layer; a large one makes the embedding linear.
+    shuffle_inputs: show the rule its inputs in a random order.
     initial_coefficients: mixing coefficients that `init` gives to terms, by their keys in
       `unsup_rule.rule.terms.TERMS`; 0.1 for those left out, as in the authors' program.
     remat: "step" keeps only the inner states of a truncation and computes each step again on the
@@ -81,6 +84,9 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     learning_rate: float = 1e-4,
     decay_steps: float | None = None,
     decay_power: float = 2.0,
+    hidden_bias: float = 0.0,
+    embedding_bias: float = 0.0,
+    shuffle_inputs: bool = False,
     initial_coefficients: Mapping[str, float] | None = None,
     remat: str = "step",
     tasks: str = "auto",
@@ -97,7 +103,9 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       num_grad_channels=num_grad_channels,
       identical_updates=identical_updates,
     )
-    self.step_size = StepSize(learning_rate, decay_steps, decay_power)
+    self.dynamics = Dynamics(
+      learning_rate, decay_steps, decay_power, hidden_bias, embedding_bias, shuffle_inputs
+    )
     check_step(step)
     self.initial_coefficients = checked_coefficients(initial_coefficients or {})
     self.remat = remat
@@ -121,7 +129,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     if isinstance(step, lopt_base.LearnedOptimizer):
       step = step.opt_fn(theta["step"], is_training=is_training)
       theta = theta["rule"]
-    rule = RuleOptimizer(self.sizes, theta, self.step_size, self.remat, self.tasks)
+    rule = RuleOptimizer(self.sizes, theta, self.dynamics, self.remat, self.tasks)
     return rule if step is None else SteppedOptimizer(rule, step)
 
 
@@ -132,13 +140,13 @@ class RuleOptimizer(opt_base.Optimizer):
     self,
     sizes: Sizes,
     theta: Theta,
-    step_size: StepSize,
+    dynamics: Dynamics,
     remat: str = "step",
     tasks: str = "auto",
   ):
     self.sizes = sizes
     self.theta = theta
-    self.step_size = step_size
+    self.dynamics = dynamics
     self.remat = remat
     self.tasks = tasks
 
@@ -167,13 +175,21 @@ class RuleOptimizer(opt_base.Optimizer):
       **kwargs: ignored; other optimizers of the library take more.
     """
     del grad, loss, key, kwargs
-    lr = self.step_size(opt_state.iteration)
-    change = self.change(opt_state.params, model_state)
+    lr = self.dynamics.rate(opt_state.iteration)
+    change = self.change(opt_state.params, model_state, opt_state.iteration)
     params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
     return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
 
-  def change(self, params: Params, model_state: Activations | None) -> Params:
-    """The change that the activations of a batch ask for, a tree like `params`."""
+  def change(
+    self, params: Params, model_state: Activations | None, step: jax.Array | int = 0
+  ) -> Params:
+    """The change that the activations of a batch ask for, a tree like `params`.
+
+    Args:
+      params: {W, b, V} of the base model.
+      model_state: its activations, as `MLP.apply` returns them.
+      step: number of the step, which the order of shuffled inputs depends on.
+    """
     if not isinstance(model_state, dict) or "x0" not in model_state:
       raise UnsupRuleError(
         "the rule found no activations in model_state; train an MLPTask, or pass "
@@ -189,7 +205,13 @@ class RuleOptimizer(opt_base.Optimizer):
       return changes(theta, self.sizes, mlp, params, activations)
 
     compute = execution.prepared(compute, self.remat, self.tasks)
-    return compute(self.theta, params, model_state)
+    if not self.dynamics.shuffle_inputs:
+      change = compute(self.theta, params, model_state)
+    else:
+      order_N = order_of_step(step, mlp.n_inputs)
+      change = compute(self.theta, *shown(params, model_state, order_N))
+      change = reordered(change, jnp.argsort(order_N))
+    return self.dynamics.with_rest(change)
 
 
 class SteppedOptimizer(opt_base.Optimizer):
@@ -232,7 +254,8 @@ class SteppedOptimizer(opt_base.Optimizer):
     """One step; the arguments are those of `RuleOptimizer.update`, `key` goes to the other."""
     del grad, loss, kwargs
     params = self.get_params(opt_state)
-    change = self.rule.change(params, model_state)
+    # Library optimizers count their steps; one that does not gets the same order always.
+    change = self.rule.change(params, model_state, getattr(opt_state, "iteration", 0))
     gradient = jax.tree.map(jnp.add, params, change)
     return self.step.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
 

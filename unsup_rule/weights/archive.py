@@ -2,10 +2,11 @@
 
 Arrays are named "module/leaf" as in theta; beside them `header` holds UTF-8 JSON:
 
-  format      1; a reader refuses any other
+  format      2; a reader knows 1 as well, and refuses any other
   arrays      {name: {"shape": [..], "dtype": ".."}}
   sha256      of all arrays, see `digest`
-  sizes       as `Sizes`, step_size as `StepSize`
+  sizes       as `Sizes`
+  dynamics    as `Dynamics`; format 1 calls it step_size and has its first three fields
   use         {"steps": .., "batch_size": ..}, what the rule is at its best with
   provenance  where it comes from: gin text, commit, seed, data sets, core-hours, what was measured
 """
@@ -26,11 +27,12 @@ import numpy as np
 
 from unsup_rule import files
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.dynamics import Dynamics
 from unsup_rule.rule.sizes import Sizes, Theta, init_theta, sizes_of
-from unsup_rule.rule.step_size import StepSize
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "header"
+_DYNAMICS = {1: "step_size", 2: "dynamics"}  # its name in each format
 _DAMAGE = (
   OSError,
   ValueError,
@@ -69,13 +71,13 @@ class Archive:
 
   Attributes:
     theta: its parameters, {module: {leaf: float32 array}}.
-    step_size: lr over inner time.
+    dynamics: how its changes are applied.
     use: how it is best applied.
     provenance: plain values on where it comes from; `gin` is the text of its config.gin.
   """
 
   theta: Theta
-  step_size: StepSize
+  dynamics: Dynamics
   use: Use
   provenance: dict[str, Any]
 
@@ -92,7 +94,7 @@ class Archive:
       "arrays": {n: {"shape": a.shape, "dtype": str(a.dtype)} for n, a in arrays.items()},
       "sha256": digest(self.theta),
       "sizes": dataclasses.asdict(self.sizes),
-      "step_size": dataclasses.asdict(self.step_size),
+      "dynamics": dataclasses.asdict(self.dynamics),
       "use": dataclasses.asdict(self.use),
       "provenance": self.provenance,
     }
@@ -120,22 +122,21 @@ class Archive:
       with np.load(io.BytesIO(content), allow_pickle=False) as found:
         header = json.loads(bytes(found[_HEADER]))
         version = header["format"]
-        arrays = {n: found[n] for n in found.files if n != _HEADER} if version == FORMAT else {}
+        arrays = {n: found[n] for n in found.files if n != _HEADER} if version in _DYNAMICS else {}
     except _DAMAGE as error:
       raise UnsupRuleError(
         f"{path} is damaged or holds no rule; copy it again, or make it with unsup-rule export"
       ) from error
-    if version != FORMAT:
+    if version not in _DYNAMICS:
       raise UnsupRuleError(
-        f"{path} has format {version!r}, this version of unsup-rule reads {FORMAT}; install the "
+        f"{path} has format {version!r}, this version of unsup-rule reads 1 and 2; install the "
         "version that wrote it, or export the rule again"
       )
     try:
       theta = _nested(arrays)
       _check(theta, header)
-      return cls(
-        theta, StepSize(**header["step_size"]), Use(**header["use"]), dict(header["provenance"])
-      )
+      dynamics = Dynamics(**header[_DYNAMICS[version]])
+      return cls(theta, dynamics, Use(**header["use"]), dict(header["provenance"]))
     except UnsupRuleError as error:
       raise UnsupRuleError(f"{path}: {error}") from error
     except _DAMAGE as error:

@@ -34,12 +34,12 @@ class Pretrained(Archive):
     Args:
       **settings: further arguments of `UnsupervisedRule`, such as `step`.
     """
-    own = {} if settings.get("step") is not None else dataclasses.asdict(self.step_size)
-    return UnsupervisedRule(**dataclasses.asdict(self.sizes), **(own | settings))
+    own = dataclasses.asdict(self.sizes) | dataclasses.asdict(self.dynamics)
+    return UnsupervisedRule(**(own | settings))
 
   def optimizer(self) -> RuleOptimizer:
     """The rule as an `Optimizer` for the {W, b, V} of an MLP."""
-    return RuleOptimizer(self.sizes, self.theta, self.step_size)
+    return RuleOptimizer(self.sizes, self.theta, self.dynamics)
 
   @property
   def sha256(self) -> str:
@@ -106,7 +106,7 @@ def averaged(rules: Sequence[Pretrained]) -> Pretrained:
   if not others:
     return last
   for rule in others:
-    for name in ("sizes", "step_size"):
+    for name in ("sizes", "dynamics"):
       if getattr(rule, name) != (wanted := getattr(last, name)):
         raise UnsupRuleError(
           f"the mean of {rule.name!r} and {last.name!r} is no rule: {getattr(rule, name)} and "

@@ -14,14 +14,13 @@ import msgpack
 
 from unsup_rule import files
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.dynamics import Dynamics
 from unsup_rule.rule.sizes import init_theta, sizes_of
-from unsup_rule.rule.step_size import StepSize
 from unsup_rule.training import checkpoint
 from unsup_rule.weights.archive import Archive, Use
 
-_STEP_SIZE = re.compile(
-  r"^\s*UnsupervisedRule\.(learning_rate|decay_steps|decay_power)\s*=\s*(\S+)", re.MULTILINE
-)
+_NAMES = "|".join(field.name for field in dataclasses.fields(Dynamics))
+_DYNAMICS = re.compile(rf"^\s*UnsupervisedRule\.({_NAMES})\s*=\s*(\S+)", re.MULTILINE)
 _STEP = re.compile(r"^\s*UnsupervisedRule\.step\s*=\s*(?!None\b)(\S+)", re.MULTILINE)
 _SOURCES = re.compile(r"^\s*task_distribution\.sources\s*=\s*(.+)$", re.MULTILINE)
 _SEED = re.compile(r"^\s*trainer\.seed\s*=\s*(\d+)", re.MULTILINE)
@@ -65,8 +64,8 @@ def read(folder: str | os.PathLike) -> Archive:
     ) from error
   like = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
   theta = checkpoint.load_theta(path, like)
-  step_size = StepSize(**_step_size(folder, text))
-  return Archive(theta, step_size, Use(), _provenance(folder, text))
+  dynamics = Dynamics(**_dynamics(folder, text))
+  return Archive(theta, dynamics, Use(), _provenance(folder, text))
 
 
 def write(folder: str | os.PathLike, rule: Archive) -> None:
@@ -74,7 +73,7 @@ def write(folder: str | os.PathLike, rule: Archive) -> None:
   folder = pathlib.Path(folder)
   if (folder / "params").exists():
     raise UnsupRuleError(f"{folder}/params exists already; choose another folder")
-  values = dataclasses.asdict(rule.sizes) | dataclasses.asdict(rule.step_size)
+  values = dataclasses.asdict(rule.sizes) | dataclasses.asdict(rule.dynamics)
   lines = [f"UnsupervisedRule.{key} = {value!r}" for key, value in values.items()]
   text = "\n".join(
     ["import unsup_rule.rule.learned_optimizer", *lines, "run_train.lopt = @UnsupervisedRule()", ""]
@@ -83,14 +82,15 @@ def write(folder: str | os.PathLike, rule: Archive) -> None:
   checkpoint.save_params(folder, rule.theta, step=rule.provenance.get("outer_steps") or 0)
 
 
-def _step_size(folder: pathlib.Path, text: str) -> dict[str, Any]:
+def _dynamics(folder: pathlib.Path, text: str) -> dict[str, Any]:
   settings: dict[str, Any] = {}
-  for name, value in _STEP_SIZE.findall(text):
+  for name, value in _DYNAMICS.findall(text):
     try:
-      settings[name] = None if value == "None" else float(value)
-    except ValueError as error:
+      found = ast.literal_eval(value)
+      settings[name] = float(found) if type(found) is int else found
+    except (ValueError, SyntaxError) as error:
       raise UnsupRuleError(
-        f"{folder}/config.gin binds UnsupervisedRule.{name} to {value}; give a number"
+        f"{folder}/config.gin binds UnsupervisedRule.{name} to {value}; give a plain value"
       ) from error
   return settings
 

@@ -4,9 +4,9 @@ import dataclasses
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
+from unsup_rule.rule.dynamics import Dynamics
 from unsup_rule.rule.learned_optimizer import RuleOptimizer
 from unsup_rule.rule.sizes import Sizes, Theta
-from unsup_rule.rule.step_size import StepSize
 
 _SHOWN_UNITS = 32  # whose receptive fields are kept
 
@@ -18,12 +18,12 @@ class Rule:
   Attributes:
     theta: parameters of the rule.
     sizes: their sizes.
-    step_size: lr over inner time.
+    dynamics: how its changes are applied.
   """
 
   theta: Theta
   sizes: Sizes
-  step_size: StepSize
+  dynamics: Dynamics
 
   label = "the rule"
   about = "the learned unsupervised update, no labels"
@@ -31,7 +31,7 @@ class Rule:
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Applies the rule to every batch."""
     mlp = setting.mlp(inputs.values_NxP.shape[1])
-    optimizer = RuleOptimizer(self.sizes, self.theta, self.step_size)
+    optimizer = RuleOptimizer(self.sizes, self.theta, self.dynamics)
 
     def init(key, unused_permutation):
       return optimizer.init(mlp.init(key))

@@ -1,0 +1,169 @@
+"""How changes are applied: step size, resting biases, order of the inputs."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import unsup_rule
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.mlp import MLP
+from unsup_rule.rule.dynamics import Dynamics, reordered
+from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
+from unsup_rule.rule.sizes import Sizes, init_theta
+from unsup_rule.rule.update import changes
+from unsup_rule.weights import run_folder
+
+from learned_optimization.optimizers import base as opt_base  # isort: skip
+
+SMALL = MLP(3, (), 4)
+SMALLEST = Sizes(4, 3, 0, 5, 0, 3, 2)
+
+
+@pytest.fixture(scope="module")
+def smallest_theta():
+  return noisy(init_theta(SMALLEST, jax.random.PRNGKey(0)), 0.1)
+
+
+@pytest.fixture(scope="module")
+def x():
+  return jnp.asarray(np.random.default_rng(2).normal(size=(7, 3)).astype(np.float32))
+
+
+def noisy(tree, scale):
+  """The tree with noise on every leaf, so that no bias or offset is zero."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32), tree)
+
+
+def check_close(actual, expected):
+  """Trees agree to 1e-6."""
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), actual, expected)
+
+
+def updated(theta, mlp, params, x, *dynamics, **settings):
+  """{W, b, V} after one application."""
+  optimizer = RuleOptimizer(SMALLEST, theta, Dynamics(*dynamics, **settings))
+
+  @jax.jit
+  def run(params, x):
+    return optimizer.update(optimizer.init(params), model_state=mlp.apply(params, x)).params
+
+  return run(params, x)
+
+
+def test_learning_rate(smallest_theta, x, strict):
+  params = SMALL.init(jax.random.PRNGKey(1))
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def run(params, x, dynamics):
+    activations = SMALL.apply(params, x)
+    optimizer = RuleOptimizer(SMALLEST, smallest_theta, dynamics)
+    state = optimizer.init(params)
+    after = optimizer.update(state, model_state=activations)
+    change = changes(smallest_theta, SMALLEST, SMALL, params, activations)
+    return state, after, optimizer.get_params(after), change
+
+  for rate in (0.25, 1e-9):
+    state, after, new, change = run(params, x, Dynamics(rate))
+    expected = jax.tree.map(lambda old, c, r=rate: (1 - r) * old - r * c, params, change)
+    moved = max(
+      float(jnp.abs(a - b).max())
+      for a, b in zip(*map(jax.tree.leaves, (expected, params)), strict=True)
+    )
+    assert (moved > 0.01) == (rate > 0.1)
+    check_close(new, expected)
+    assert (int(state.iteration), int(after.iteration), after.state) == (0, 1, None)
+
+
+def test_step_size_decays():
+  dynamics = Dynamics(0.8, decay_steps=10, decay_power=2)
+  rates = [float(dynamics.rate(jnp.int32(t))) for t in (0, 10, 30, 990)]
+  np.testing.assert_allclose(rates, [0.8, 0.2, 0.05, 0.00008], rtol=1e-5)
+  assert Dynamics(0.5).rate(jnp.int32(7)) == 0.5
+  # The sum of all steps stays below learning_rate decay_steps / (power - 1), but for the first.
+  assert 8.0 < float(jnp.sum(dynamics.rate(jnp.arange(100_000)))) < 8.8
+  with pytest.raises(UnsupRuleError, match=r"decay_steps is 0; give a positive number"):
+    UnsupervisedRule(decay_steps=0)
+
+
+def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
+  params = SMALL.init(jax.random.PRNGKey(1))
+  optimizer = RuleOptimizer(SMALLEST, smallest_theta, Dynamics(0.5, decay_steps=1, decay_power=1))
+  step = jax.jit(lambda s: optimizer.update(s, model_state=SMALL.apply(s.params, x)))
+  state = step(optimizer.init(params))
+  change = changes(smallest_theta, SMALLEST, SMALL, state.params, SMALL.apply(state.params, x))
+  expected = jax.tree.map(lambda old, c: 0.75 * old - 0.25 * c, state.params, change)
+  check_close(step(state).params, expected)
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (4, 4)])
+def test_biases_decay_to_their_resting_values(smallest_theta, x, hidden):
+  """With hidden (4, 4) the embedding is stacked with layers of its own width."""
+  mlp = MLP(3, hidden, 4)
+  params = mlp.init(jax.random.PRNGKey(1))
+  plain = updated(smallest_theta, mlp, params, x, 0.25)
+  resting = updated(smallest_theta, mlp, params, x, 0.25, hidden_bias=0.4, embedding_bias=6.0)
+  moved = [b for name in params for b in resting[name]["b"] - plain[name]["b"]]
+  assert len(moved) == len(hidden) + 1
+  for i, b_N in enumerate(moved):
+    # lr times the resting value: 0.25 * 0.4 and 0.25 * 6.
+    np.testing.assert_allclose(b_N, 1.5 if i == len(hidden) else 0.1, rtol=1e-4)
+  for key in ("w", "v"):
+    for name in params:
+      np.testing.assert_array_equal(resting[name][key], plain[name][key])
+
+
+@pytest.mark.parametrize("hidden", [(5,), (3,)])
+def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
+  """With hidden (3,) the bottom matrix is stacked with one whose rows are hidden units."""
+  mlp = MLP(3, hidden, 4)
+  params = mlp.init(jax.random.PRNGKey(1))
+  order = np.random.default_rng(0).permutation(3)
+  assert list(order) != [0, 1, 2]
+  shuffled = updated(smallest_theta, mlp, params, x, 0.25, shuffle_inputs=True)
+  by_hand = updated(smallest_theta, mlp, reordered(params, order), x[:, order], 0.25)
+  plain = updated(smallest_theta, mlp, params, x, 0.25)
+  check_close(reordered(shuffled, order), by_hand)
+  assert np.abs(shuffled["layers_0"]["w"] - plain["layers_0"]["w"]).max() > 1e-4
+
+
+def test_a_step_of_another_optimizer_rests_at_the_same_biases(smallest_theta, x):
+  sizes = dataclasses.asdict(SMALLEST)
+  rule = UnsupervisedRule(
+    **sizes, embedding_bias=6.0, shuffle_inputs=True, step=opt_base.SGD(0.25)
+  )
+  params = SMALL.init(jax.random.PRNGKey(1))
+  optimizer = rule.opt_fn(smallest_theta)
+  state = optimizer.update(optimizer.init(params), model_state=SMALL.apply(params, x))
+  expected = updated(
+    smallest_theta, SMALL, params, x, 0.25, embedding_bias=6.0, shuffle_inputs=True
+  )
+  check_close(optimizer.get_params(state), expected)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"hidden_bias": float("inf")}, "hidden_bias is inf; give a finite number"),
+    ({"embedding_bias": "6"}, "embedding_bias is '6'; give a finite number"),
+    ({"shuffle_inputs": 1}, "shuffle_inputs is 1; give True or False"),
+  ],
+)
+def test_bad_dynamics(settings, message):
+  with pytest.raises(UnsupRuleError, match=message):
+    UnsupervisedRule(**settings)
+
+
+def test_dynamics_are_kept_in_files(tmp_path):
+  wanted = Dynamics(0.04, 80.0, 3.0, 0.4, 6.0, True)
+  rule = dataclasses.replace(unsup_rule.pretrained("garments14"), dynamics=wanted)
+  rule.write(tmp_path / "rule.npz")
+  run_folder.write(tmp_path / "folder", rule)
+  for path in (tmp_path / "rule.npz", tmp_path / "folder"):
+    found = unsup_rule.pretrained(path)
+    assert found.dynamics == wanted
+    assert found.learned_optimizer().dynamics == wanted
