@@ -10,9 +10,9 @@ import pytest
 
 import unsup_rule
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.mlp import MLP
-from unsup_rule.rule.dynamics import Dynamics, reordered
-from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
+from unsup_rule.mlp import MLP, NONLINEARITIES
+from unsup_rule.rule.dynamics import Dynamics, order_of_step, reordered
+from unsup_rule.rule.learned_optimizer import RuleOptimizer, RuleState, UnsupervisedRule
 from unsup_rule.rule.sizes import Sizes, init_theta
 from unsup_rule.rule.update import changes
 from unsup_rule.weights import run_folder
@@ -117,25 +117,50 @@ def test_biases_decay_to_their_resting_values(smallest_theta, x, hidden):
       np.testing.assert_array_equal(resting[name][key], plain[name][key])
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_biases_rest_at_0_where_they_would_saturate(smallest_theta, x, nonlinearity):
+  mlp = MLP(3, (), 4, nonlinearity)
+  params = mlp.init(jax.random.PRNGKey(1))
+  plain = updated(smallest_theta, mlp, params, x, 0.25)
+  resting = updated(smallest_theta, mlp, params, x, 0.25, embedding_bias=6.0)
+  moved = resting["layers_0"]["b"] - plain["layers_0"]["b"]
+  saturates = nonlinearity in ("tanh", "sigmoid", "step")
+  np.testing.assert_allclose(moved, 0.0 if saturates else 1.5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("hidden", [(5,), (3,)])
 def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
   """With hidden (3,) the bottom matrix is stacked with one whose rows are hidden units."""
   mlp = MLP(3, hidden, 4)
   params = mlp.init(jax.random.PRNGKey(1))
-  order = np.random.default_rng(0).permutation(3)
-  assert list(order) != [0, 1, 2]
-  shuffled = updated(smallest_theta, mlp, params, x, 0.25, shuffle_inputs=True)
-  by_hand = updated(smallest_theta, mlp, reordered(params, order), x[:, order], 0.25)
-  plain = updated(smallest_theta, mlp, params, x, 0.25)
-  check_close(reordered(shuffled, order), by_hand)
-  assert np.abs(shuffled["layers_0"]["w"] - plain["layers_0"]["w"]).max() > 1e-4
+  shuffling = RuleOptimizer(SMALLEST, smallest_theta, Dynamics(0.25, shuffle_inputs=True))
+  change = jax.jit(lambda p, x, t: shuffling.change(p, mlp.apply(p, x), t))
+  by_hand = jax.jit(lambda p, x: changes(smallest_theta, SMALLEST, mlp, p, mlp.apply(p, x)))
+  plain = by_hand(params, x)
+  for step, order in ((0, [0, 2, 1]), (2, [1, 0, 2])):
+    assert order_of_step(step, 3).tolist() == order
+    order = np.array(order)
+    shuffled = change(params, x, step)
+    check_close(reordered(shuffled, order), by_hand(reordered(params, order), x[:, order]))
+    assert np.abs(shuffled["layers_0"]["w"] - plain["layers_0"]["w"]).max() > 1e-4
+
+
+def test_each_step_has_an_order_of_its_own(smallest_theta, x):
+  params = SMALL.init(jax.random.PRNGKey(1))
+  optimizer = RuleOptimizer(SMALLEST, smallest_theta, Dynamics(0.25, shuffle_inputs=True))
+  state = jax.jit(lambda s, x: optimizer.update(s, model_state=SMALL.apply(s.params, x)))(
+    RuleState(params, None, jnp.int32(3)), x
+  )
+  change = optimizer.change(params, SMALL.apply(params, x), 3)
+  check_close(state.params, jax.tree.map(lambda old, c: 0.75 * old - 0.25 * c, params, change))
+  orders = {tuple(order_of_step(step, 20).tolist()) for step in range(10)}
+  assert len(orders) == 10
+  assert {tuple(sorted(order)) for order in orders} == {tuple(range(20))}
 
 
 def test_a_step_of_another_optimizer_rests_at_the_same_biases(smallest_theta, x):
   sizes = dataclasses.asdict(SMALLEST)
-  rule = UnsupervisedRule(
-    **sizes, embedding_bias=6.0, shuffle_inputs=True, step=opt_base.SGD(0.25)
-  )
+  rule = UnsupervisedRule(**sizes, embedding_bias=6.0, shuffle_inputs=True, step=opt_base.SGD(0.25))
   params = SMALL.init(jax.random.PRNGKey(1))
   optimizer = rule.opt_fn(smallest_theta)
   state = optimizer.update(optimizer.init(params), model_state=SMALL.apply(params, x))

@@ -138,6 +138,7 @@ def test_mask_equals_the_smaller_batch(hidden, dtype, strict):
   smaller = mlp.apply(params, jnp.asarray(X[MASK > 0]))
   np.testing.assert_array_equal(masked.pop("mask"), [1, 1, 1, 1, 0, 0])
   np.testing.assert_array_equal(masked.pop("x0")[:4], smaller.pop("x0"))
+  assert masked.pop("slope") == smaller.pop("slope") == 1
   for ours, expected in zip(jax.tree.leaves(masked), jax.tree.leaves(smaller), strict=True):
     np.testing.assert_allclose(ours[:, :4], expected, rtol=0, atol=1e-5)
 

@@ -213,6 +213,21 @@ def test_export_to_a_folder_keeps_the_rule(path, tmp_path, capsys):
   assert "folder/params exists already" in capsys.readouterr().err
 
 
+def test_export_with_other_dynamics(path, tmp_path, capsys):
+  command = ["export", "--rule", str(path), "--out", str(tmp_path / "new.npz"), "--dynamics"]
+  assert main([*command, "embedding_bias=6.0", "shuffle_inputs=True"]) == 0
+  before, after = unsup_rule.pretrained(path), unsup_rule.pretrained(tmp_path / "new.npz")
+  wanted = dataclasses.replace(before.dynamics, embedding_bias=6.0, shuffle_inputs=True)
+  assert (after.sha256, after.dynamics) == (before.sha256, wanted)
+  assert "| biases of the embedding decay to | 6 |" in after.card
+  for setting, message in (
+    ("bias=1", "names 'bias'; use"),
+    ("hidden_bias=x", "hidden_bias to 'x'"),
+  ):
+    assert main([*command, setting]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_export_of_several_is_their_mean(tmp_path, capsys):
   values = {"a": 1.0, "b": 4.0}
   drawn = init_theta(SIZES, jax.random.PRNGKey(0))

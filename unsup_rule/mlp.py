@@ -19,6 +19,7 @@ Activations = dict[str, Any]
 EPSILON = 1e-6  # under the root of the base model's batch normalisation
 W_STDDEV = 0.01  # of the truncated normal that W and V are drawn from
 B_STDDEV = 0.1
+FAR = 100.0  # where a nonlinearity is linear or saturated
 
 NONLINEARITIES = {
   "relu": jax.nn.relu,
@@ -124,11 +125,12 @@ class MLP:
         seen without the missing ones.
 
     Returns:
-      {"x0": [B,n_0], "layers_r": {"z": [R,B,N], "x": [R,B,N]}, "mask": [B] (only if given)}; z is
-      the normalised, offset value and x = nonlinearity(z).
+      {"x0": [B,n_0], "layers_r": {"z": [R,B,N], "x": [R,B,N]}, "slope": [], "mask": [B] (only if
+      given)}; z is the normalised, offset value, x = nonlinearity(z), and `slope` that of the
+      nonlinearity far above 0: 1, or 0 if it saturates.
     """
     phi = NONLINEARITIES[self.nonlinearity]
-    activations: Activations = {}
+    activations: Activations = {"slope": jax.grad(phi)(jnp.float32(FAR))}
     if mask_B is not None:
       order_B = jnp.argsort(1 - mask_B.astype(jnp.int32), stable=True)
       mask_B = mask_B[order_B].astype(x_BxN.dtype)

@@ -1,14 +1,17 @@
 """`unsup-rule export`: a meta-trained rule as one file to ship, or as a folder for the library."""
 
 import argparse
+import ast
 import dataclasses
 import pathlib
 import subprocess
+from collections.abc import Sequence
 
 import jax
 
 from unsup_rule import files
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.dynamics import Dynamics
 
 # Of summary.json: (key, words of the card).
 _MEASURED = (
@@ -34,6 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="FILE.npz, which gets a model card FILE.md beside it; or a folder for params and "
     "config.gin, which opt_from_checkpoint of learned_optimization loads",
   )
+  parser.add_argument(
+    "--dynamics",
+    nargs="+",
+    default=[],
+    metavar="NAME=VALUE",
+    help="how its changes are applied, where that is to be different: any of "
+    + ", ".join(field.name for field in dataclasses.fields(Dynamics)),
+  )
   parser.add_argument("--about", help="a sentence or two for the model card")
   parser.add_argument("--steps", type=int, help="applications that the rule is at its best with")
   parser.add_argument("--batch-size", type=int, help="examples of one application")
@@ -57,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
   rule = dataclasses.replace(
     rule,
     name=out.stem,
+    dynamics=_changed(rule.dynamics, arguments.dynamics),
     use=dataclasses.replace(rule.use, **{k: v for k, v in use.items() if v is not None}),
     provenance=rule.provenance | {k: v for k, v in told.items() if v is not None},
   )
@@ -70,6 +82,21 @@ def run(arguments: argparse.Namespace) -> int:
     run_folder.write(out, rule)
   print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {out}")
   return 0
+
+
+def _changed(dynamics: Dynamics, settings: Sequence[str]) -> Dynamics:
+  """The dynamics with these settings, each NAME=VALUE."""
+  known = {field.name for field in dataclasses.fields(Dynamics)}
+  changes = {}
+  for setting in settings:
+    name, _, value = setting.partition("=")
+    if name not in known:
+      raise UnsupRuleError(f"--dynamics names {name!r}; use {', '.join(sorted(known))}")
+    try:
+      changes[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError) as error:
+      raise UnsupRuleError(f"--dynamics sets {name} to {value!r}; give a plain value") from error
+  return dataclasses.replace(dynamics, **changes)
 
 
 def _count(rule) -> int:

@@ -24,7 +24,8 @@ class Dynamics:
     learning_rate: lr of the first step.
     decay_steps: steps after which lr is (1/2)^decay_power of that; None for a constant lr.
     decay_power: how fast it falls from there.
-    hidden_bias: value towards which biases of hidden layers decay.
+    hidden_bias: value towards which biases of hidden layers decay, where the nonlinearity does not
+      saturate above.
     embedding_bias: the same of the last layer; a large one makes the embedding linear.
     shuffle_inputs: show the rule its inputs in a random order, in each step another, so that it
       cannot tell neighbours.
@@ -59,8 +60,13 @@ class Dynamics:
       return self.learning_rate
     return self.learning_rate * (1 + step / self.decay_steps) ** -jnp.float32(self.decay_power)
 
-  def with_rest(self, change: Params) -> Params:
-    """The change less the resting biases, so that (1 - lr) b - lr change decays to them (4.19)."""
+  def with_rest(self, change: Params, slope: jax.Array) -> Params:
+    """The change less the resting biases, so that (1 - lr) b - lr change decays to them (4.19).
+
+    Args:
+      change: a tree like {W, b, V}.
+      slope: of the nonlinearity far above 0, a scalar; one that saturates there keeps rest 0.
+    """
     if not (self.hidden_bias or self.embedding_bias):
       return change
     out, left = {}, sum(len(layers["b"]) for layers in change.values())
@@ -71,7 +77,7 @@ class Dynamics:
       rest_R = np.full(len(b_RxN), self.hidden_bias, np.float32)
       if left == 0:
         rest_R[-1] = self.embedding_bias
-      out[name] = {**change[name], "b": b_RxN - rest_R[:, None]}
+      out[name] = {**change[name], "b": b_RxN - slope * rest_R[:, None]}
     return out
 
 
@@ -84,14 +90,15 @@ def shown(
   params: Params, activations: Activations, order_N: jax.Array
 ) -> tuple[Params, Activations]:
   """Base model and batch as the rule sees them when its inputs come in this order."""
-  return reordered(params, order_N), {**activations, "x0": activations["x0"][:, order_N]}
+  x_BxN = jnp.asarray(activations["x0"])
+  return reordered(params, order_N), {**activations, "x0": x_BxN[:, order_N]}
 
 
 def reordered(params: Params, order_N: jax.Array | np.ndarray) -> Params:
   """{W, b, V} that do with inputs x[:, order] what `params` do with x."""
   bottom = dict(params["layers_0"])
   for key in ("w", "v"):
-    stacked_RxMxN = bottom[key]
+    stacked_RxMxN = jnp.asarray(bottom[key])
     lowest_1xMxN = stacked_RxMxN[:1, order_N]
     rest = stacked_RxMxN[1:]
     bottom[key] = jnp.concatenate([lowest_1xMxN, rest]) if len(rest) else lowest_1xMxN

@@ -205,13 +205,15 @@ class RuleOptimizer(opt_base.Optimizer):
       return changes(theta, self.sizes, mlp, params, activations)
 
     compute = execution.prepared(compute, self.remat, self.tasks)
+    slope = model_state["slope"]
+    model_state = {key: value for key, value in model_state.items() if key != "slope"}
     if not self.dynamics.shuffle_inputs:
       change = compute(self.theta, params, model_state)
     else:
       order_N = order_of_step(step, mlp.n_inputs)
       change = compute(self.theta, *shown(params, model_state, order_N))
       change = reordered(change, jnp.argsort(order_N))
-    return self.dynamics.with_rest(change)
+    return self.dynamics.with_rest(change, slope)
 
 
 class SteppedOptimizer(opt_base.Optimizer):

@@ -12,7 +12,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
 from unsup_rule.weights.archive import Archive, digest
 
-DEFAULT = "garments14"
+DEFAULT = "offset14"
 _FOLDER = pathlib.Path(__file__).parent
 
 
@@ -114,6 +114,9 @@ def averaged(rules: Sequence[Pretrained]) -> Pretrained:
         )
   theta = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(rule.theta for rule in rules))
   provenance = last.provenance | {"mean_of": [rule.sha256 for rule in rules]}
-  # What a summary says was measured of one theta alone.
-  provenance = {k: v for k, v in provenance.items() if not k.startswith("heldout_")}
+  # What a summary says of one run or one theta is not true of the mean.
+  of_one = ("outer_steps", "seconds")
+  provenance = {
+    k: v for k, v in provenance.items() if k not in of_one and not k.startswith("heldout_")
+  }
   return dataclasses.replace(last, theta=theta, provenance=provenance)
