@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unsup_rule.rule import layers
+from unsup_rule.rule.execution import apart
 
 
 def arrays(seed, *shapes):
@@ -86,3 +87,23 @@ def test_block_gradient_against_finite_differences(strict):
     step = 1e-6
     numeric = (objective(x + step * direction) - objective(x - step * direction)) / (2 * step)
     np.testing.assert_allclose(jnp.sum(gradient * direction), numeric, rtol=1e-6)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="nothing is kept apart elsewhere")
+def test_what_is_kept_apart_is_not_inlined(strict):
+  (x,) = arrays(4, (3, 5))
+
+  def plain(x):
+    return {"y": jnp.tanh(x) + 1}
+
+  function = jax.vmap(lambda x: apart(plain)(x + x)["y"] * jnp.float32(2))
+  compiled = jax.jit(function).lower(x).compile()
+  assert " call(" in compiled.as_text()
+  np.testing.assert_allclose(compiled(x), 2 * np.tanh(2 * x) + 2, rtol=0, atol=1e-6)
+
+
+def test_what_is_kept_apart_may_be_of_other_precision():
+  (x,) = arrays(5, (3,))
+  with jax.enable_x64():
+    assert apart(jnp.square)(x.astype(np.float64)).dtype == np.float64
+  assert apart(jnp.square)(x).dtype == np.float32

@@ -14,6 +14,7 @@ import pytest
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP
+from unsup_rule.rule import update
 from unsup_rule.rule.dynamics import Dynamics
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule, mlp_of
 from unsup_rule.rule.sizes import Sizes, init_theta, sizes_of
@@ -86,6 +87,26 @@ def test_scanned_layers_equal_unrolled_ones(theta, params, x, step, strict):
   out, tape = unrolled(theta, params, x)
   assert {name.split("/")[0] for name in tape} == {"top", "l0", "l1", "l2", "l3", "l4"}
   check_close(step(theta, params, x), NET.layers(out))
+
+
+@pytest.mark.parametrize("longest", [1, 3])
+def test_a_run_is_scanned_or_unrolled_by_its_length(longest, theta, params, x, monkeypatch, strict):
+  def gradient(unrolled):
+    monkeypatch.setattr(update, "UNROLLED", unrolled)
+
+    def objective(theta, params):
+      out = changes(theta, SIZES, NET, params, NET.apply(params, x))
+      return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(out))
+
+    function = jax.grad(objective, argnums=(0, 1))
+    loops = str(jax.make_jaxpr(function)(theta, params)).count("scan[")
+    return loops, jax.jit(function)(theta, params)
+
+  loops, expected = gradient(NET.n_layers)
+  scans, found = gradient(longest)
+  assert scans > loops
+  largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
+  check_close(found, expected, atol=1e-5 * largest)
 
 
 def test_layers_get_changes_of_their_own(theta, params, x, step, strict):

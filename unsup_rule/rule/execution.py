@@ -1,6 +1,7 @@
-"""How an application of the rule is run: what is kept for the way back, and how tasks are batched.
+"""How an application of the rule is run: what is kept for the way back, how tasks are batched, and
+what XLA may fuse.
 
-Neither changes a number. Both are chosen by measurement, see docs/performance.md.
+None changes a number. All are chosen by measurement, see docs/performance.md.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import Mesh, PartitionSpec
 
 from unsup_rule.errors import UnsupRuleError
@@ -101,6 +103,23 @@ def split(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.tree.map(lambda x: x[:n_tasks], out), jax.tree.map(lambda _: True, out)
 
   return split_up
+
+
+def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function` of trees of arrays; on a CPU a computation of its own, with which nothing is fused.
+
+  Otherwise XLA:CPU fuses the slices that read what a loop has kept into the loops over its
+  elements, which then run two to three times slower. Optimization barriers do not help: they are
+  gone before fusion.
+  """
+  compiled = jax.jit(function)
+
+  def call(*arguments):
+    if jax.default_backend() != "cpu":
+      return function(*arguments)
+    return set_xla_metadata(compiled(*arguments), inlineable="false")
+
+  return call
 
 
 def gathered(tree: Any) -> Any:

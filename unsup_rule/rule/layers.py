@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from unsup_rule.rule.execution import apart
 from unsup_rule.rule.sizes import Theta
 from unsup_rule.rule.tape import is_recording, record
 
@@ -130,7 +131,17 @@ def _block_backward(axis, residuals, d_out):
   return d_x, d_w, d_beta.reshape(1, 1, c_out)
 
 
-_block.defvjp(_block_forward, _block_backward)
+_APART = {
+  axis: (
+    apart(functools.partial(_block_forward, axis=axis)),
+    apart(functools.partial(_block_backward, axis)),
+  )
+  for axis in (BATCH, UNITS)
+}
+_block.defvjp(
+  lambda x, w, beta, axis: _APART[axis][0](x, w, beta),
+  lambda axis, residuals, d_out: _APART[axis][1](residuals, d_out),
+)
 
 
 def masked(x_CxBxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:

@@ -19,6 +19,9 @@ from unsup_rule.rule.tape import is_recording, record, scope
 from unsup_rule.rule.terms import TERMS, Connection
 
 NORMALISE_EPSILON = 1.0
+# Layers of a run up to which they are unrolled: a tenth faster than a scan, which has to store what
+# it keeps for the way back; with more of them compilation would take longer.
+UNROLLED = 4
 
 
 def column_normalised(a: jax.Array) -> jax.Array:
@@ -71,8 +74,8 @@ def joined(*parts: jax.Array) -> jax.Array:
 
 
 def each_layer(function, carry, stacked, first: int, count: int, reverse: bool = False):
-  """Scans `function` over layers first, first + 1, ... of a run; a tape sees them one by one."""
-  if not is_recording():
+  """Applies `function` to layers first, first + 1, ... of a run; a tape sees them one by one."""
+  if not is_recording() and count > UNROLLED:
     return scan_or_call(function, carry, stacked, count, reverse)
   outs = {}
   for i in reversed(range(count)) if reverse else range(count):
