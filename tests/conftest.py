@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import gin
 import jax
 import pytest
+from rule_helpers import SMALLEST, noisy
 
 import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
+from unsup_rule.rule.sizes import init_theta
 
 
 @pytest.fixture
@@ -24,6 +26,12 @@ def strict() -> Iterator[None]:
     stack.enter_context(jax.numpy_dtype_promotion("strict"))
     stack.enter_context(jax.numpy_rank_promotion("raise"))
     yield
+
+
+@pytest.fixture(scope="session")
+def smallest_theta():
+  """A theta of the sizes `SMALLEST`."""
+  return noisy(init_theta(SMALLEST, jax.random.PRNGKey(0)), 0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -7,36 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rule_helpers import SMALL, SMALLEST
 
 import unsup_rule
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP, NONLINEARITIES
 from unsup_rule.rule.dynamics import Dynamics, order_of_step, reordered
 from unsup_rule.rule.learned_optimizer import RuleOptimizer, RuleState, UnsupervisedRule
-from unsup_rule.rule.sizes import Sizes, init_theta
 from unsup_rule.rule.update import changes
 from unsup_rule.weights import run_folder
 
 from learned_optimization.optimizers import base as opt_base  # isort: skip
 
-SMALL = MLP(3, (), 4)
-SMALLEST = Sizes(4, 3, 0, 5, 0, 3, 2)
-
-
-@pytest.fixture(scope="module")
-def smallest_theta():
-  return noisy(init_theta(SMALLEST, jax.random.PRNGKey(0)), 0.1)
-
 
 @pytest.fixture(scope="module")
 def x():
   return jnp.asarray(np.random.default_rng(2).normal(size=(7, 3)).astype(np.float32))
-
-
-def noisy(tree, scale):
-  """The tree with noise on every leaf, so that no bias or offset is zero."""
-  rng = np.random.default_rng(0)
-  return jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32), tree)
 
 
 def check_close(actual, expected):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rule_helpers import SMALL, SMALLEST, noisy
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP
@@ -34,12 +35,6 @@ SIZES = Sizes(
 )
 NET = MLP(6, (4, 4, 4), 4)  # a run of one and a run of three
 BATCH = 7
-
-
-def noisy(tree, scale, seed=0):
-  """The tree with noise on every leaf, so that no bias or offset is zero."""
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32), tree)
 
 
 @pytest.fixture(scope="module")
@@ -316,15 +311,6 @@ def test_architecture_from_parameters(params):
   assert mlp_of(params) == NET
   uneven = MLP(3, (5, 5, 2), 4)
   assert mlp_of(uneven.init(jax.random.PRNGKey(0))) == uneven
-
-
-SMALL = MLP(3, (), 4)
-SMALLEST = Sizes(4, 3, 0, 5, 0, 3, 2)
-
-
-@pytest.fixture(scope="module")
-def smallest_theta():
-  return noisy(init_theta(SMALLEST, jax.random.PRNGKey(0)), 0.1)
 
 
 def test_initial_coefficients():

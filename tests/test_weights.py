@@ -215,10 +215,11 @@ def test_export_to_a_folder_keeps_the_rule(path, tmp_path, capsys):
 
 def test_export_with_other_dynamics(path, tmp_path, capsys):
   command = ["export", "--rule", str(path), "--out", str(tmp_path / "new.npz"), "--dynamics"]
-  assert main([*command, "embedding_bias=6.0", "shuffle_inputs=True"]) == 0
+  assert main([*command, "embedding_bias=6", "shuffle_inputs=True"]) == 0
   before, after = unsup_rule.pretrained(path), unsup_rule.pretrained(tmp_path / "new.npz")
   wanted = dataclasses.replace(before.dynamics, embedding_bias=6.0, shuffle_inputs=True)
   assert (after.sha256, after.dynamics) == (before.sha256, wanted)
+  assert isinstance(after.dynamics.embedding_bias, float)  # As in the folder of a run.
   assert "| biases of the embedding decay to | 6 |" in after.card
   for setting, message in (
     ("bias=1", "names 'bias'; use"),

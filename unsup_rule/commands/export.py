@@ -93,9 +93,10 @@ def _changed(dynamics: Dynamics, settings: Sequence[str]) -> Dynamics:
     if name not in known:
       raise UnsupRuleError(f"--dynamics names {name!r}; use {', '.join(sorted(known))}")
     try:
-      changes[name] = ast.literal_eval(value)
+      given = ast.literal_eval(value)
     except (ValueError, SyntaxError) as error:
       raise UnsupRuleError(f"--dynamics sets {name} to {value!r}; give a plain value") from error
+    changes[name] = float(given) if type(given) is int else given
   return dataclasses.replace(dynamics, **changes)
 
 
