@@ -84,10 +84,13 @@ def test_scanned_layers_equal_unrolled_ones(theta, params, x, step, strict):
   check_close(step(theta, params, x), NET.layers(out))
 
 
-@pytest.mark.parametrize("longest", [1, 3])
-def test_a_run_is_scanned_or_unrolled_by_its_length(longest, theta, params, x, monkeypatch, strict):
-  def gradient(unrolled):
+@pytest.mark.parametrize(("longest", "largest"), [(1, 0), (3, 0), (3, 3 * 4 * 4)])
+def test_layers_scanned_unrolled_or_at_once(
+  longest, largest, theta, params, x, monkeypatch, strict
+):
+  def gradient(unrolled, at_once):
     monkeypatch.setattr(update, "UNROLLED", unrolled)
+    monkeypatch.setattr(update, "AT_ONCE", at_once)
 
     def objective(theta, params):
       out = changes(theta, SIZES, NET, params, NET.apply(params, x))
@@ -97,11 +100,11 @@ def test_a_run_is_scanned_or_unrolled_by_its_length(longest, theta, params, x, m
     loops = str(jax.make_jaxpr(function)(theta, params)).count("scan[")
     return loops, jax.jit(function)(theta, params)
 
-  loops, expected = gradient(NET.n_layers)
-  scans, found = gradient(longest)
+  loops, expected = gradient(NET.n_layers, 0)
+  scans, found = gradient(longest, largest)
   assert scans > loops
-  largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
-  check_close(found, expected, atol=1e-5 * largest)
+  scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
+  check_close(found, expected, atol=1e-5 * scale)
 
 
 def test_layers_get_changes_of_their_own(theta, params, x, step, strict):

@@ -22,6 +22,9 @@ NORMALISE_EPSILON = 1.0
 # Layers of a run up to which they are unrolled: a tenth faster than a scan, which has to store what
 # it keeps for the way back; with more of them compilation would take longer.
 UNROLLED = 4
+# Entries of a run's matrices up to which all are changed at once. That is no faster than one by one
+# but compiled once; each entry takes some 100 bytes then, for twelve terms.
+AT_ONCE = 2**20
 
 
 def column_normalised(a: jax.Array) -> jax.Array:
@@ -85,8 +88,8 @@ def each_layer(function, carry, stacked, first: int, count: int, reverse: bool =
 
 
 def all_layers(function, stacked, first: int, count: int):
-  """Applies `function` to a run's layers at once: no faster than one by one, but compiled once."""
-  if count > 1 and not is_recording():
+  """Applies `function` to all layers of a run, at once where their matrices are not too large."""
+  if count > 1 and stacked["w"].size <= AT_ONCE and not is_recording():
     return jax.vmap(function)(stacked)
   return each_layer(lambda _, layer: (None, function(layer)), None, stacked, first, count)[1]
 
