@@ -196,10 +196,10 @@ def batch_standardise(x_BxN: jax.Array, mask_B: jax.Array | None, epsilon: float
   return centred_BxN * jax.lax.rsqrt(batch_mean(jnp.square(centred_BxN), mask_B) + epsilon)
 
 
-def scan_or_call(function, carry, stacked, count: int, reverse: bool = False):
+def scan_or_call(function, carry, stacked, count: int):
   """`lax.scan` over a run; a run of one is called directly, which spares the loop."""
   if count > 1:
-    return jax.lax.scan(function, carry, stacked, reverse=reverse)
+    return jax.lax.scan(function, carry, stacked)
   carry, out = function(carry, jax.tree.map(lambda leaf: leaf[0], stacked))
   return carry, jax.tree.map(lambda leaf: leaf[None], out)
 

@@ -1,7 +1,6 @@
 """`unsup-rule export`: a meta-trained rule as one file to ship, or as a folder for the library."""
 
 import argparse
-import ast
 import dataclasses
 import pathlib
 import subprocess
@@ -11,7 +10,7 @@ import jax
 
 from unsup_rule import files
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.dynamics import Dynamics
+from unsup_rule.rule.dynamics import Dynamics, read_setting
 
 # Of summary.json: (key, words of the card).
 _MEASURED = (
@@ -93,10 +92,9 @@ def _changed(dynamics: Dynamics, settings: Sequence[str]) -> Dynamics:
     if name not in known:
       raise UnsupRuleError(f"--dynamics names {name!r}; use {', '.join(sorted(known))}")
     try:
-      given = ast.literal_eval(value)
+      changes[name] = read_setting(value)
     except (ValueError, SyntaxError) as error:
       raise UnsupRuleError(f"--dynamics sets {name} to {value!r}; give a plain value") from error
-    changes[name] = float(given) if type(given) is int else given
   return dataclasses.replace(dynamics, **changes)
 
 

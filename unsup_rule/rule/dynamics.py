@@ -3,7 +3,9 @@
 All are additions of this package (docs/rule.md, section 4.6), off by default.
 """
 
+import ast
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +105,16 @@ def reordered(params: Params, order_N: jax.Array | np.ndarray) -> Params:
     rest = stacked_RxMxN[1:]
     bottom[key] = jnp.concatenate([lowest_1xMxN, rest]) if len(rest) else lowest_1xMxN
   return {**params, "layers_0": bottom}
+
+
+def read_setting(text: str) -> Any:
+  """The value that `text` writes of an attribute of `Dynamics`; a whole number is a float.
+
+  Raises:
+    ValueError, SyntaxError: it is no plain value.
+  """
+  value = ast.literal_eval(text)
+  return float(value) if type(value) is int else value
 
 
 def _real(value: object) -> bool:

@@ -21,13 +21,13 @@ BN_EPSILON = 1e-3
 
 def linear(theta: Theta, name: str, x_CxBxN: jax.Array) -> jax.Array:
   """x w + b over the channels: [C,B,N] -> [O,B,N]."""
-  return channel_product(theta[name]["w"], x_CxBxN) + theta[name]["b"][:, None, None]
+  return channel_product(theta[name]["w"].T, x_CxBxN) + theta[name]["b"][:, None, None]
 
 
-def channel_product(w_CxO: jax.Array, x_CxBxN: jax.Array) -> jax.Array:
-  """sum_c w[c,o] x[c,b,n]: [O,B,N]."""
+def channel_product(w_OxC: jax.Array, x_CxBxN: jax.Array) -> jax.Array:
+  """sum_c w[o,c] x[c,b,n]: [O,B,N]."""
   c, b, n = x_CxBxN.shape
-  return (w_CxO.T @ x_CxBxN.reshape(c, b * n)).reshape(-1, b, n)
+  return (w_OxC @ x_CxBxN.reshape(c, b * n)).reshape(-1, b, n)
 
 
 def shift(x: jax.Array, offset: int, axis: int) -> jax.Array:
@@ -53,14 +53,13 @@ def _outputs_first(w_KxCxO: jax.Array) -> jax.Array:
 
 
 def _convolve(x_CxBxN: jax.Array, w_KOxC: jax.Array, width: int, axis: int) -> jax.Array:
-  c_in, b, n = x_CxBxN.shape
-  c_out = len(w_KOxC) // width
+  c_in, c_out = len(x_CxBxN), len(w_KOxC) // width
   offsets = range(-(width // 2), width - width // 2)
   if c_in * 2 <= c_out:  # few input channels: gather the neighbours first, then one product
     columns = jnp.concatenate([shift(x_CxBxN, offset, axis) for offset in offsets])
     w_OxKC = w_KOxC.reshape(width, c_out, c_in).transpose(1, 0, 2).reshape(c_out, -1)
-    return (w_OxKC @ columns.reshape(-1, b * n)).reshape(c_out, b, n)
-  products = (w_KOxC @ x_CxBxN.reshape(c_in, b * n)).reshape(-1, b, n)
+    return channel_product(w_OxKC, columns)
+  products = channel_product(w_KOxC, x_CxBxN)
   shifted = (
     shift(products[k * c_out : (k + 1) * c_out], offset, axis) for k, offset in enumerate(offsets)
   )
@@ -144,9 +143,9 @@ def _block_gradient(x, w_CxKO, beta, y, mean, inverse, d_out, axis):
   d_y = inverse * (d_norm - d_beta / n - standard * (d_scale / n))
   # Rows of neighbouring d_y serve both products.
   offsets = range(width // 2, width // 2 - width, -1)
-  rows_KOxBN = jnp.concatenate([shift(d_y, offset, axis) for offset in offsets]).reshape(-1, n)
-  d_x = (w_CxKO @ rows_KOxBN).reshape(x.shape)
-  x_CxBN = x.reshape(c_in, n)
+  rows = jnp.concatenate([shift(d_y, offset, axis) for offset in offsets])
+  d_x = channel_product(w_CxKO, rows)
+  rows_KOxBN, x_CxBN = rows.reshape(width * c_out, n), x.reshape(c_in, n)
   if c_in % 8:  # Such a number of columns costs XLA:CPU up to twice the time.
     d_w = (x_CxBN @ rows_KOxBN.T).reshape(c_in, width, c_out).transpose(1, 0, 2)
   else:

@@ -88,7 +88,7 @@ class Connection:
     # 28 at the lower end. A number that is no multiple of 8 costs XLA:CPU twice the time.
     w_OxC = jnp.concatenate([self.theta[head]["w"].T for head in heads])
     b = jnp.concatenate([self.theta[head]["b"] for head in heads])
-    p = masked(channel_product(w_OxC.T, h_CxBxI) + b[:, None, None], self.mask_B)
+    p = masked(channel_product(w_OxC, h_CxBxI) + b[:, None, None], self.mask_B)
     p_KxGBxI = p.reshape(len(heads), -1, p.shape[-1])
     # A split, since its gradient is one concatenation; that of indexing sums padded arrays.
     return list(jax.lax.split(p_KxGBxI, [len(block) for block in _HEADS[end]]))

@@ -5,7 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.mlp import MLP, Activations, Params, batch_mean, embedding, run_names, scan_or_call
+from unsup_rule.mlp import MLP, Activations, Params, batch_mean, embedding, run_names
 from unsup_rule.rule.layers import linear
 from unsup_rule.rule.networks import (
   back_project,
@@ -79,7 +79,7 @@ def joined(*parts: jax.Array) -> jax.Array:
 def each_layer(function, carry, stacked, first: int, count: int, reverse: bool = False):
   """Applies `function` to layers first, first + 1, ... of a run; a tape sees them one by one."""
   if not is_recording() and count > UNROLLED:
-    return scan_or_call(function, carry, stacked, count, reverse)
+    return jax.lax.scan(function, carry, stacked, reverse=reverse)
   outs = {}
   for i in reversed(range(count)) if reverse else range(count):
     with scope(f"l{first + i}"):

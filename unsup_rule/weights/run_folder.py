@@ -14,7 +14,7 @@ import msgpack
 
 from unsup_rule import files
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.dynamics import Dynamics
+from unsup_rule.rule.dynamics import Dynamics, read_setting
 from unsup_rule.rule.sizes import init_theta, sizes_of
 from unsup_rule.training import checkpoint
 from unsup_rule.weights.archive import Archive, Use
@@ -86,8 +86,7 @@ def _dynamics(folder: pathlib.Path, text: str) -> dict[str, Any]:
   settings: dict[str, Any] = {}
   for name, value in _DYNAMICS.findall(text):
     try:
-      found = ast.literal_eval(value)
-      settings[name] = float(found) if type(found) is int else found
+      settings[name] = read_setting(value)
     except (ValueError, SyntaxError) as error:
       raise UnsupRuleError(
         f"{folder}/config.gin binds UnsupervisedRule.{name} to {value}; give a plain value"
