@@ -237,9 +237,59 @@ def test_segments_need_the_memory_of_the_square_root(monkeypatch):
 
   gradient, size = measured()
   monkeypatch.setattr(jax, "checkpoint", lambda function: function)
+  vars(estimator).pop("_program", None)  # Else what has been traced would be used again.
   expected, size_without = measured()
   np.testing.assert_allclose(gradient, expected, rtol=1e-5)
   assert size < 0.5 * size_without
+
+
+_QUADRATIC = quadratics.FixedDimQuadraticFamily(dim=10)
+
+
+def _estimate(estimator, weights, state, seed=2):
+  return estimator.compute_gradient_estimate(weights, jax.random.PRNGKey(seed), state)[0]
+
+
+def test_an_estimate_by_back_propagation_is_one_program(compilations):
+  """And the library's two programs give the same."""
+  schedule = _constant(7)
+  estimator: Any = estimators.truncated_grad(
+    _QUADRATIC, _LEARNED_OPT, schedule, num_tasks=3, unroll_length=5
+  )
+  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
+  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+  state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
+  key = jax.random.PRNGKey(2)
+  compilations.clear()
+  out, metrics = estimator.compute_gradient_estimate(weights, key, state)
+  assert len(compilations) == 1
+  assert metrics == {}
+  expected, _ = super(estimators._OneProgram, estimator).compute_gradient_estimate(
+    weights, key, state
+  )
+  assert len(compilations) > 2
+  assert np.abs(expected.grad["log_lr"]) > 1e-3
+  for got, want in zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_every_estimate_reads_new_batches():
+  class Growing(_Bowl):
+    def __init__(self):
+      super().__init__()
+      self.datasets.train = itertools.count(np.float32(0), np.float32(1))
+      self.datasets.outer_valid = itertools.count(np.float32(0), np.float32(1))
+
+  estimator = estimators.truncated_grad(
+    Growing(), _LEARNED_OPT, _constant(100), num_tasks=2, unroll_length=2
+  )
+  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
+  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+  state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
+  first, second = (_estimate(estimator, weights, state).mean_loss for _ in range(2))
+  np.testing.assert_allclose(
+    second - first, 4.0, rtol=1e-6
+  )  # 2 tasks x 2 steps later in the stream.
 
 
 def test_unknown_remat_of_a_truncation():

@@ -70,7 +70,7 @@ def test_the_program_does_not_grow_with_depth(gradient):
   theta = rule.init(jax.random.PRNGKey(0))
 
   def size(depth):
-    mlp = MLP(9, (5,) * depth, 6)
+    mlp = MLP(9, (4,) * depth, 6)  # Parameters of all depths are drawn in one length.
 
     def update(theta, key):
       params = mlp.init(key)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unsup_rule import draws
 from unsup_rule.errors import UnsupRuleError
 
 Params = dict[str, dict[str, jax.Array]]
@@ -105,12 +106,12 @@ class MLP:
     """
     params = {}
     for index, run in enumerate(self.runs):
-      w_key, b_key, v_key = jax.random.split(jax.random.fold_in(key, index), 3)
+      w_key, b_key, v_key = draws.split(jax.random.fold_in(key, index), 3)
       matrix = (run.count, run.n_below, run.n)
       params[f"layers_{index}"] = {
-        "w": W_STDDEV * jax.random.truncated_normal(w_key, -2.0, 2.0, matrix),
-        "b": B_STDDEV * jax.random.truncated_normal(b_key, -2.0, 2.0, (run.count, run.n)),
-        "v": W_STDDEV * jax.random.truncated_normal(v_key, -2.0, 2.0, matrix),
+        "w": W_STDDEV * draws.truncated_normal(w_key, matrix),
+        "b": B_STDDEV * draws.truncated_normal(b_key, (run.count, run.n)),
+        "v": W_STDDEV * draws.truncated_normal(v_key, matrix),
       }
     return params
 

@@ -165,8 +165,7 @@ class SampledTruncations(gradient_learner.GradientEstimator):
 
   def __init__(self, estimators: Sequence[gradient_learner.GradientEstimator]):
     self.estimators = tuple(estimators)
-    first: Any = self.estimators[0]
-    self.task_family = first.truncated_step.task_family if compat.IS_HEAD else first.task_family
+    self.task_family = _task_family(self.estimators[0])
 
   def task_name(self) -> str:
     """The name of the task family."""
@@ -241,6 +240,10 @@ def _estimator(
 _schedules: dict[tuple[type, str], truncation_schedule.TruncationSchedule] = {}
 
 
+def _task_family(estimator: Any) -> tasks_base.TaskFamily:
+  return estimator.truncated_step.task_family if compat.IS_HEAD else estimator.task_family
+
+
 class _Gathered:
   """An estimator whose results lie on one device, however many have computed them."""
 
@@ -250,10 +253,48 @@ class _Gathered:
     return gathered(estimate.compute_gradient_estimate(*arguments, **options))
 
 
+class _OneProgram:
+  """A `TruncatedGrad` whose estimate is one compiled program.
+
+  The library compiles the way forward and the way back one by one, each with much of the other.
+  """
+
+  @property
+  def _calls(self) -> int:
+    library: Any = self
+    return library.unroll_length // library.steps_per_jit
+
+  @functools.cached_property
+  def _program(self) -> Any:
+    estimate: Any = super()
+    return jax.jit(lambda *arguments: estimate.compute_gradient_estimate(*arguments)[0])
+
+  def compute_gradient_estimate(
+    self,
+    worker_weights: Any,
+    key: jax.Array,
+    state: Any,
+    with_summary: bool = False,
+    **options: Any,
+  ) -> Any:
+    """One estimate; see the library's class."""
+    estimate: Any = super()
+    # A task with data sets reads its batches in Python, which a program would do but once. Calls
+    # for parts of a truncation would be as many copies in it.
+    in_python = _task_family(self).datasets is not None or self._calls > 1
+    if with_summary or options or in_python:
+      return estimate.compute_gradient_estimate(
+        worker_weights, key, state, with_summary=with_summary, **options
+      )
+    return self._program(worker_weights, key, state), {}
+
+
 @functools.cache
 def _gathering(estimator_class: type) -> type:
-  """`estimator_class` under its own name, but for `_Gathered`."""
-  return type(estimator_class.__name__, (_Gathered, estimator_class), {})
+  """`estimator_class` under its own name, but for `_Gathered` and `_OneProgram`."""
+  through = issubclass(estimator_class, library_grad.TruncatedGrad)
+  ours = (_Gathered, _OneProgram) if through else (_Gathered,)
+  return type(estimator_class.__name__, (*ours, estimator_class), {})
 
 
 @functools.cache  # As many as there are combinations of task family and length.

@@ -7,6 +7,7 @@ import gin
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
@@ -145,10 +146,16 @@ class RuleOptimizer(opt_base.Optimizer):
     tasks: str = "auto",
   ):
     self.sizes = sizes
-    self.theta = theta
+    # As one vector: the library vectorises over tasks what an update closes over, leaf by leaf.
+    self._theta, self._unpacked = ravel_pytree(theta)
     self.dynamics = dynamics
     self.remat = remat
     self.tasks = tasks
+
+  @property
+  def theta(self) -> Theta:
+    """Parameters of the rule."""
+    return self._unpacked(self._theta)
 
   def init(self, params, model_state=None, num_steps=None, key=None) -> RuleState:
     """The state before the first step; raises if the embedding does not fit theta."""
@@ -202,16 +209,16 @@ class RuleOptimizer(opt_base.Optimizer):
     mlp = mlp_of(params)
 
     def compute(theta, params, activations):
-      return changes(theta, self.sizes, mlp, params, activations)
+      return changes(self._unpacked(theta), self.sizes, mlp, params, activations)
 
     compute = execution.prepared(compute, self.remat, self.tasks)
     slope = model_state["slope"]
     model_state = {key: value for key, value in model_state.items() if key != "slope"}
     if not self.dynamics.shuffle_inputs:
-      change = compute(self.theta, params, model_state)
+      change = compute(self._theta, params, model_state)
     else:
       order_N = order_of_step(step, mlp.n_inputs)
-      change = compute(self.theta, *shown(params, model_state, order_N))
+      change = compute(self._theta, *shown(params, model_state, order_N))
       change = reordered(change, jnp.argsort(order_N))
     return self.dynamics.with_rest(change, slope)
 

@@ -5,6 +5,7 @@ checkpoints and ours hold the same tree.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -12,6 +13,8 @@ from typing import Any, cast
 import haiku as hk
 import jax
 import jax.numpy as jnp
+
+from unsup_rule import draws
 
 Theta = dict[str, dict[str, jax.Array]]
 
@@ -109,6 +112,7 @@ def _linears(sizes: Sizes) -> Iterator[tuple[str, tuple[int, int]]]:
   yield "bias_readout", (c_h, 1)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
   """Draws theta: truncated normals of sigma 1/sqrt(fan_in), biases 0, mixing coefficients 0.1."""
 
@@ -118,8 +122,9 @@ def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
         hk.get_parameter(name, shape, init=init)
 
     def weights(module: str, shape):
-      fan_in = math.prod(shape[:-1])
-      parameter(module, "w", shape, hk.initializers.TruncatedNormal(1 / math.sqrt(fan_in)))
+      sigma = 1 / math.sqrt(math.prod(shape[:-1]))
+      draw = lambda shape, dtype: sigma * draws.truncated_normal(hk.next_rng_key(), shape)  # noqa: E731
+      parameter(module, "w", shape, draw)
       parameter(module, "b", shape[-1:], jnp.zeros)
 
     for module, shape in _convolutions(sizes):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from unsup_rule import draws
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import Targets
 from unsup_rule.tasks.augment import KINDS, N_TARGETS, Law, augment
@@ -131,16 +132,16 @@ class Problems:
 
   def sample(self, key: jax.Array) -> Problem:
     """Draws a problem: source, ways, classes, permutation, law."""
-    source_key, ways_key, class_key, permutation_key, law_key = jax.random.split(key, 5)
+    source_key, ways_key, class_key, permutation_key, law_key = draws.split(key, 5)
     source = jax.random.categorical(source_key, self._log_weights)
-    choice = jax.random.randint(ways_key, (), 0, self._n_choices[source])
+    choice = draws.integers(ways_key, (), self._n_choices[source])
     most = int(max(source.bank.n_classes for source in self.sources))
-    lottery = jax.random.uniform(class_key, (most,))
+    lottery = draws.uniform(class_key, (most,))
     lottery = jnp.where(jnp.arange(most) < self._n_classes[source], lottery, 2.0)
     classes = self._first_class[source] + jnp.argsort(lottery)[: self.max_ways]
     # One key a kind beyond the first three, which keep the draws that recorded runs had.
-    lots = [jax.random.uniform(law_key, (3,))]
-    lots += [jax.random.uniform(jax.random.fold_in(law_key, i), (1,)) for i in range(3, len(KINDS))]
+    lots = [draws.uniform(law_key, (3,))]
+    lots += [draws.uniform(jax.random.fold_in(law_key, i), (1,)) for i in range(3, len(KINDS))]
     drawn = jnp.concatenate(lots) < self._law_probabilities[source]
     return Problem(
       source=source,
@@ -158,18 +159,18 @@ class Problems:
     drawn = jax.random.permutation(key, own)
     if self.permute == 1:
       return drawn
-    return jnp.where(jax.random.uniform(jax.random.fold_in(key, 0)) < self.permute, drawn, own)
+    return jnp.where(draws.uniform(jax.random.fold_in(key, 0)) < self.permute, drawn, own)
 
   def unlabelled(self, problem: Problem, key: jax.Array) -> jax.Array:
     """B examples of the problem's classes, all equally likely: [B, P]."""
-    label_key, example_key = jax.random.split(key)
-    labels_B = jax.random.randint(label_key, (self.batch_size,), 0, problem.ways)
+    label_key, example_key = draws.split(key)
+    labels_B = draws.integers(label_key, (self.batch_size,), problem.ways)
     return self._examples(problem, labels_B, example_key)[0]
 
   def labelled(self, problem: Problem, key: jax.Array) -> tuple[jax.Array, Targets, Targets]:
     """K train, then K test examples [2K, P] and their targets; classes take turns, shuffled."""
-    order_key, example_key = jax.random.split(key)
-    label_keys = jax.random.split(order_key)
+    order_key, example_key = draws.split(key)
+    label_keys = draws.split(order_key)
     turns_K = jnp.arange(self.n_labelled) % problem.ways
     labels_2K = jnp.concatenate([jax.random.permutation(k, turns_K) for k in label_keys])
     x, targets = self._examples(problem, labels_2K, example_key, distinct=True)
@@ -180,7 +181,7 @@ class Problems:
     self, problem: Problem, labels: jax.Array, key: jax.Array, distinct: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """One random example for each label: inputs [len, P] and augmentation targets [len, 0 or 5]."""
-    row_key, augment_key = jax.random.split(key)
+    row_key, augment_key = draws.split(key)
     classes = problem.classes[labels]
     counts = self._counts[classes]
     if distinct:
@@ -201,10 +202,10 @@ class Problems:
 
     The j-th example of a class is number (start + j stride) mod count, start and stride random.
     """
-    start_key, stride_key = jax.random.split(key)
+    start_key, stride_key = draws.split(key)
     counts_W = self._counts[problem.classes]
     starts_W = _random_below(start_key, counts_W)
-    column_W = jax.random.randint(stride_key, counts_W.shape, 0, self._strides.shape[1])
+    column_W = draws.integers(stride_key, counts_W.shape, self._strides.shape[1])
     strides_W = self._strides[problem.classes, column_W]
     one_hot = jax.nn.one_hot(labels, self.max_ways, dtype=jnp.int32)
     rank = jnp.sum(one_hot * (jnp.cumsum(one_hot, axis=0) - 1), axis=1)
@@ -213,7 +214,7 @@ class Problems:
 
 def _random_below(key: jax.Array, counts: jax.Array) -> jax.Array:
   """A random number from 0 to count - 1 for each count."""
-  drawn = jax.random.uniform(key, counts.shape) * counts.astype(jnp.float32)
+  drawn = draws.uniform(key, counts.shape) * counts.astype(jnp.float32)
   return jnp.minimum(drawn.astype(jnp.int32), counts - 1)  # the product may round up
 
 

@@ -1,5 +1,6 @@
 """The base MLP on few-shot problems as a learned_optimization `Task` and `TaskFamily`."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
+from unsup_rule import compat, draws  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.mlp import MLP, Activations, Params
 from unsup_rule.probe import ProbeResult, RidgeProbe, Targets
@@ -16,6 +17,9 @@ from unsup_rule.tasks.problems import Problem, Problems
 from learned_optimization.tasks import base as tasks_base  # isort: skip
 
 Batch = Any
+# What a truncation keeps for the way back is then the inner states, and not all that the probe and
+# the base model compute on batches. Within a loop, nothing is merged that should not be.
+_rematerialised = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 class MLPTask(tasks_base.Task):
@@ -58,7 +62,7 @@ class MLPTask(tasks_base.Task):
     """The unlabelled batch of a step: {"x": [B,P]}, and "mask" [B] where `data` has one."""
     data = dict(data or {})
     if "x" not in data:
-      data["x"] = self.problems.unlabelled(self.problem, jax.random.split(key)[0])
+      data["x"] = self.problems.unlabelled(self.problem, draws.split(key)[0])
     return data
 
   def labelled(self, key: jax.Array, data: Batch = None) -> tuple[jax.Array, Targets, Targets]:
@@ -66,7 +70,7 @@ class MLPTask(tasks_base.Task):
     data = dict(data or {})
     names = ("probe_x", "train", "test")
     if not data.keys() >= set(names):
-      drawn = self.problems.labelled(self.problem, jax.random.split(key)[1])
+      drawn = self.problems.labelled(self.problem, draws.split(key)[1])
       data = dict(zip(names, drawn, strict=True)) | data
     return data["probe_x"], Targets(*data["train"]), Targets(*data["test"])
 
@@ -85,8 +89,12 @@ class MLPTask(tasks_base.Task):
   ) -> tuple[jax.Array, Activations]:
     """The probe's loss, and the activations [B, ..] of the unlabelled batch."""
     del state
+    activations = _rematerialised(self._activations)(params, key, data)
+    return self.loss(params, key, data), activations
+
+  def _activations(self, params: Params, key: jax.Array, data: Batch) -> Activations:
     batch = self.unlabelled(key, data)
-    return self.loss(params, key, data), self.mlp.apply(params, batch["x"], batch.get("mask"))
+    return self.mlp.apply(params, batch["x"], batch.get("mask"))
 
   def loss_and_aux(
     self, params: Params, key: jax.Array, data: Batch = None
@@ -99,7 +107,7 @@ class MLPTask(tasks_base.Task):
     self, params: Params, state: Any, key: jax.Array, data: Batch = None
   ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
     """The outer meta-loss: the probe on a second, labelled batch."""
-    loss, aux = self.loss_and_aux(params, key, data)
+    loss, aux = _rematerialised(self.loss_and_aux)(params, key, data)
     return loss, state, aux
 
 

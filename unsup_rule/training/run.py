@@ -129,7 +129,7 @@ def initial_learner_state(
   if path:
     # The library takes what it finds there without a look at shapes; this one checks.
     checkpoint.load_theta(path, lopt.init(key))
-  return trees.strong(learner.init(key))
+  return trees.strong(jax.jit(learner.init)(key))
 
 
 def key_of_update(seed: int, step: int) -> jax.Array:
