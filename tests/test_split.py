@@ -7,6 +7,7 @@ import sys
 import jax
 import pytest
 
+from unsup_rule.rule import execution
 from unsup_rule.rule.execution import prepared
 
 # Three tasks on two devices, so that one device has a gap to fill.
@@ -38,17 +39,39 @@ def test_two_devices_give_the_gradient_of_one():
   subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, timeout=120)
 
 
+@pytest.mark.parametrize("tasks", ["split", "auto"])
 @pytest.mark.parametrize("n_tasks", [1, 3])
-def test_split_is_vmap(n_tasks):
+def test_split_is_vmap(n_tasks, tasks):
   def function(tree, y):
     return {"sum": tree["a"] + y, "product": tree["b"] * y}
 
   tree = {"a": jax.numpy.arange(2.0 * n_tasks).reshape(n_tasks, 2), "b": jax.numpy.ones(2)}
   axes = ({"a": 0, "b": None}, None)
-  found = jax.vmap(prepared(function, "step", "split"), axes)(tree, 3.0)
+  found = jax.vmap(prepared(function, "step", tasks), axes)(tree, 3.0)
   wanted = jax.vmap(function, axes)(tree, 3.0)
   for key in wanted:
     assert found[key].tolist() == wanted[key].tolist(), key
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(1, 6), (4, 3), (5, 2), (100, 1)])
+def test_chunks_are_no_larger_than_allowed(monkeypatch, size, at_once):
+  """Six tasks of one number each and of `size` more, where 12 numbers may be batched."""
+  monkeypatch.setattr(execution, "AT_ONCE", 12)
+  tasks_at_once = []
+
+  @jax.custom_batching.custom_vmap
+  def seen(x):
+    return x
+
+  @seen.def_vmap
+  def _(n, is_batched, x):
+    tasks_at_once.append(n)
+    return x, True
+
+  x = jax.numpy.arange(6.0 * size).reshape(6, size)
+  y = jax.vmap(prepared(lambda x: seen(x) * 2.0, "step", "auto"))(x)
+  assert y.tolist() == (2 * x).tolist()
+  assert set(tasks_at_once) == ({at_once} if at_once > 1 else set())
 
 
 def test_cores_as_devices_only_if_jax_was_not_told():

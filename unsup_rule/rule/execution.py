@@ -19,6 +19,9 @@ from unsup_rule.errors import UnsupRuleError
 REMAT = ("step", "none")
 TASKS = ("auto", "map", "split", "vmap")
 _AXIS = "tasks"
+# Entries of the arguments of tasks that are batched on a CPU: theta, inner state and batch. Small
+# operations cost more than their arithmetic, but large values had better stay in the cache.
+AT_ONCE = 2**18
 
 
 def check(remat: str, tasks: str) -> None:
@@ -37,23 +40,24 @@ def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[.
     remat: "step" keeps only the arguments for the way back and computes the rest again; "none"
       keeps every intermediate value.
     tasks: under `jax.vmap`, "vmap" batches every operation; "map" runs one task after the other,
-      whose values then fit the cache; "split" gives each of jax's devices a share of the tasks,
-      which it maps: fastest on idle cores, but cores that wait for each other at every step are
-      slow on busy ones; "auto" maps on a CPU and batches elsewhere.
+      whose values then fit the cache; "auto" batches, on a CPU no more tasks than are small
+      enough together; "split" gives each of jax's devices a share of the tasks, to treat like
+      that: fastest on idle cores, but cores that wait for each other at every step are slow on busy
+      ones.
   """
-  if tasks == "auto":
-    tasks = "map" if jax.default_backend() == "cpu" else "vmap"
+  if tasks == "auto" and jax.default_backend() != "cpu":
+    tasks = "vmap"
   if remat == "none":
     return function
   if tasks == "vmap":
     return jax.checkpoint(function, prevent_cse=False)
-  one_by_one = split if tasks == "split" else jax.custom_batching.sequential_vmap
+  batched = {"map": jax.custom_batching.sequential_vmap, "auto": in_chunks, "split": split}[tasks]
 
-  @one_by_one
+  @batched
   def forward(*arguments):
     return function(*arguments)
 
-  @one_by_one
+  @batched
   def backward(arguments, cotangents):
     return jax.vjp(function, *arguments)[1](cotangents)
 
@@ -62,47 +66,64 @@ def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[.
   return mapped
 
 
+def in_chunks(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function`, of which `jax.vmap` batches as many tasks at once as `AT_ONCE` allows."""
+  chunked = jax.custom_batching.custom_vmap(function)
+
+  @chunked.def_vmap
+  def run(n_tasks, is_batched, *arguments):
+    out = _chunks(function, n_tasks, tuple(is_batched), arguments)
+    return out, jax.tree.map(lambda _: True, out)
+
+  return chunked
+
+
 def split(function: Callable[..., Any]) -> Callable[..., Any]:
-  """`function`, of which `jax.vmap` over N tasks runs N / devices on each device, one by one.
+  """`function`, of which `jax.vmap` over N tasks runs N / devices on each device, in chunks.
 
   Where N is no multiple of the devices, the last task fills the gaps: its copies are cut off.
   """
-  one_by_one = jax.custom_batching.sequential_vmap(function)
   split_up = jax.custom_batching.custom_vmap(function)
 
   @split_up.def_vmap
   def run(n_tasks, is_batched, *arguments):
     devices = np.array(jax.devices())
+    is_batched = tuple(is_batched)
     if n_tasks == 1:  # Nothing to split: its operations may have all cores.
-      axes = jax.tree.map(lambda b: 0 if b else None, tuple(is_batched))
-      out = jax.vmap(one_by_one, axes)(*arguments)
+      out = _chunks(function, 1, is_batched, arguments)
       return out, jax.tree.map(lambda _: True, out)
-    rows = np.minimum(np.arange(-(-n_tasks // devices.size) * devices.size), n_tasks - 1)
-    batched, tree = jax.tree.flatten(is_batched)
-
-    def share(*arguments):
-      leaves = jax.tree.leaves(arguments)
-
-      def one(own):
-        own = iter(own)
-        mixed = [next(own) if b else leaf for b, leaf in zip(batched, leaves, strict=True)]
-        return one_by_one(*jax.tree.unflatten(tree, mixed))
-
-      return jax.lax.map(one, [leaf for b, leaf in zip(batched, leaves, strict=True) if b])
-
+    share = -(-n_tasks // devices.size)
     if n_tasks % devices.size:
-      arguments = jax.tree.map(lambda b, x: x[rows] if b else x, tuple(is_batched), arguments)
-    specs = jax.tree.map(lambda b: PartitionSpec(_AXIS) if b else PartitionSpec(), is_batched)
+      rows = np.minimum(np.arange(share * devices.size), n_tasks - 1)
+      arguments = jax.tree.map(lambda b, x: x[rows] if b else x, is_batched, arguments)
     out = jax.shard_map(
-      share,
+      lambda *arguments: _chunks(function, share, is_batched, arguments),
       mesh=Mesh(devices, _AXIS),
-      in_specs=tuple(specs),
+      in_specs=jax.tree.map(lambda b: PartitionSpec(_AXIS) if b else PartitionSpec(), is_batched),
       out_specs=PartitionSpec(_AXIS),
       check_vma=False,
     )(*arguments)
     return jax.tree.map(lambda x: x[:n_tasks], out), jax.tree.map(lambda _: True, out)
 
   return split_up
+
+
+def _chunks(function, n_tasks: int, is_batched: Any, arguments: Any) -> Any:
+  """`function` of all tasks: `is_batched` says which leaves of `arguments` lead with them."""
+  flags, tree = jax.tree.flatten(is_batched)
+  leaves = jax.tree.leaves(arguments)
+
+  def one(own):
+    own = iter(own)
+    mixed = [next(own) if b else leaf for b, leaf in zip(flags, leaves, strict=True)]
+    return function(*jax.tree.unflatten(tree, mixed))
+
+  own = [leaf for b, leaf in zip(flags, leaves, strict=True) if b]
+  most = AT_ONCE * n_tasks // sum(leaf.size for leaf in own)
+  at_once = max(n for n in range(1, n_tasks + 1) if n_tasks % n == 0 and n <= max(most, 1))
+  if 1 < at_once == n_tasks:
+    return jax.vmap(one)(own)
+  return jax.lax.map(one, own, batch_size=at_once if at_once > 1 else None)
 
 
 def apart(function: Callable[..., Any]) -> Callable[..., Any]:
