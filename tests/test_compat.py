@@ -184,6 +184,12 @@ def sample_bowl(key):
   return _FAMILY
 
 
+def _weights() -> Any:
+  """The learned optimizer's first theta, as estimators take it."""
+  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
+  return library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+
+
 def _constant(length: int) -> truncation_schedule.TruncationSchedule:
   return truncation_schedule.ConstantTruncationSchedule(length)
 
@@ -202,8 +208,7 @@ def test_estimators_take_the_meta_loss_on_a_second_batch_after_the_step(build, o
   # The evolution strategies' error is that of 512 samples of the mean of a squared normal.
   num_tasks = 512 if "std" in options else 2
   estimator = build(_FAMILY, _LEARNED_OPT, _constant(100), num_tasks=num_tasks, **options)
-  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
-  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+  weights = _weights()
   state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
   out, _ = estimator.compute_gradient_estimate(weights, jax.random.PRNGKey(2), state, False)
   # A step of SGD multiplies |p|^2 = 3 by (1 - 2 lr)^2, and the meta-loss is taken after the step.
@@ -217,8 +222,7 @@ def test_estimators_take_the_meta_loss_on_a_second_batch_after_the_step(build, o
 def test_segments_need_the_memory_of_the_square_root(monkeypatch):
   """64 steps in 8 segments of 8: 16 inner states of 40 kB to keep in place of 64."""
   family = quadratics.FixedDimQuadraticFamily(dim=10_000)
-  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
-  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+  weights = _weights()
   schedule = _constant(100)
   estimator: Any = estimators.truncated_grad(
     family, _LEARNED_OPT, schedule, num_tasks=1, unroll_length=64, remat="sqrt"
@@ -232,8 +236,8 @@ def test_segments_need_the_memory_of_the_square_root(monkeypatch):
       arguments = (weights.replace(theta=theta), jax.random.PRNGKey(2), state, False)
       return estimator.compute_gradient_estimate(*arguments, **options)[0].grad
 
-    compiled = jax.jit(estimate).lower(theta).compile()
-    return compiled(theta)["log_lr"], compiled.memory_analysis().temp_size_in_bytes
+    compiled = jax.jit(estimate).lower(weights.theta).compile()
+    return compiled(weights.theta)["log_lr"], compiled.memory_analysis().temp_size_in_bytes
 
   gradient, size = measured()
   monkeypatch.setattr(jax, "checkpoint", lambda function: function)
@@ -246,18 +250,13 @@ def test_segments_need_the_memory_of_the_square_root(monkeypatch):
 _QUADRATIC = quadratics.FixedDimQuadraticFamily(dim=10)
 
 
-def _estimate(estimator, weights, state, seed=2):
-  return estimator.compute_gradient_estimate(weights, jax.random.PRNGKey(seed), state)[0]
-
-
 def test_an_estimate_by_back_propagation_is_one_program(compilations):
   """And the library's two programs give the same."""
   schedule = _constant(7)
   estimator: Any = estimators.truncated_grad(
     _QUADRATIC, _LEARNED_OPT, schedule, num_tasks=3, unroll_length=5
   )
-  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
-  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+  weights = _weights()
   state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
   key = jax.random.PRNGKey(2)
   compilations.clear()
@@ -283,10 +282,12 @@ def test_every_estimate_reads_new_batches():
   estimator = estimators.truncated_grad(
     Growing(), _LEARNED_OPT, _constant(100), num_tasks=2, unroll_length=2
   )
-  theta = _LEARNED_OPT.init(jax.random.PRNGKey(0))
-  weights = library_learner.WorkerWeights(theta, None, library_learner.OuterState(jnp.asarray(0)))
+  weights = _weights()
   state = estimator.init_worker_state(weights, jax.random.PRNGKey(1))
-  first, second = (_estimate(estimator, weights, state).mean_loss for _ in range(2))
+  first, second = (
+    estimator.compute_gradient_estimate(weights, jax.random.PRNGKey(2), state)[0].mean_loss
+    for _ in range(2)
+  )
   np.testing.assert_allclose(
     second - first, 4.0, rtol=1e-6
   )  # 2 tasks x 2 steps later in the stream.

@@ -165,7 +165,7 @@ class SampledTruncations(gradient_learner.GradientEstimator):
 
   def __init__(self, estimators: Sequence[gradient_learner.GradientEstimator]):
     self.estimators = tuple(estimators)
-    self.task_family = _task_family(self.estimators[0])
+    self.task_family = task_family(self.estimators[0])
 
   def task_name(self) -> str:
     """The name of the task family."""
@@ -240,8 +240,10 @@ def _estimator(
 _schedules: dict[tuple[type, str], truncation_schedule.TruncationSchedule] = {}
 
 
-def _task_family(estimator: Any) -> tasks_base.TaskFamily:
-  return estimator.truncated_step.task_family if compat.IS_HEAD else estimator.task_family
+def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
+  """Returns the task family that an estimator works on, or None."""
+  # HEAD's estimators keep it one level down.
+  return getattr(getattr(estimator, "truncated_step", estimator), "task_family", None)
 
 
 class _Gathered:
@@ -259,11 +261,6 @@ class _OneProgram:
   The library compiles the way forward and the way back one by one, each with much of the other.
   """
 
-  @property
-  def _calls(self) -> int:
-    library: Any = self
-    return library.unroll_length // library.steps_per_jit
-
   @functools.cached_property
   def _program(self) -> Any:
     estimate: Any = super()
@@ -278,10 +275,12 @@ class _OneProgram:
     **options: Any,
   ) -> Any:
     """One estimate; see the library's class."""
+    library: Any = self
     estimate: Any = super()
     # A task with data sets reads its batches in Python, which a program would do but once. Calls
     # for parts of a truncation would be as many copies in it.
-    in_python = _task_family(self).datasets is not None or self._calls > 1
+    in_parts = library.unroll_length > library.steps_per_jit
+    in_python = in_parts or task_family(library).datasets is not None
     if with_summary or options or in_python:
       return estimate.compute_gradient_estimate(
         worker_weights, key, state, with_summary=with_summary, **options

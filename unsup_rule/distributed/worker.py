@@ -11,6 +11,7 @@ import numpy as np
 from unsup_rule import compilation, config
 from unsup_rule.compat import asynchronous, courier
 from unsup_rule.compat import trainer as compat_trainer
+from unsup_rule.compat.estimators import task_family
 from unsup_rule.distributed import affinity, identity, logs
 from unsup_rule.distributed.options import DistributedOptions
 from unsup_rule.distributed.server import Contribution, Reply
@@ -106,7 +107,7 @@ class WatchedEstimator:
     )
     # Arrays of jax hold what the library adds up; these copies cost little beside an estimate.
     if trees.all_finite((output.mean_loss, output.grad)):
-      by_source = run.source_losses(run.task_family(self._estimator), output.unroll_info)
+      by_source = run.source_losses(task_family(self._estimator), output.unroll_info)
       whole = {run.family_name(self._estimator): [float(output.mean_loss)]}
       for name, values in (by_source or whole).items():
         self._client.losses.setdefault(name, []).append(float(np.mean(values)))

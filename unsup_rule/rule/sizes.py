@@ -123,7 +123,11 @@ def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
 
     def weights(module: str, shape):
       sigma = 1 / math.sqrt(math.prod(shape[:-1]))
-      draw = lambda shape, dtype: sigma * draws.truncated_normal(hk.next_rng_key(), shape)  # noqa: E731
+
+      def draw(shape, dtype):
+        del dtype
+        return sigma * draws.truncated_normal(hk.next_rng_key(), shape)
+
       parameter(module, "w", shape, draw)
       parameter(module, "b", shape[-1:], jnp.zeros)
 

@@ -14,6 +14,7 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.compat import trainer as compat_trainer
+from unsup_rule.compat.estimators import task_family
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.training import checkpoint, trees
 
@@ -48,12 +49,6 @@ class Slot:
   def family_name(self) -> str:
     """Its name."""
     return family_name(self.estimator)
-
-
-def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
-  """Returns the task family that an estimator works on, or None."""
-  # HEAD's estimators keep it one level down.
-  return getattr(getattr(estimator, "truncated_step", estimator), "task_family", None)
 
 
 def family_name(estimator: gradient_learner.GradientEstimator) -> str:
