@@ -1,4 +1,4 @@
-"""The processor's cores as devices of jax, so that one process splits its tasks among them."""
+"""The processor's cores as devices of jax, so that one process shares its tasks among them."""
 
 import contextlib
 import os
@@ -15,13 +15,13 @@ def available() -> int:
 
 
 def as_devices(at_most: int | None = None) -> None:
-  """Gives jax a CPU device for each core, which `UnsupervisedRule.tasks = "split"` makes use of.
+  """Gives jax a CPU device for each core; the estimators of `compat` make use of all.
 
   Call it before jax computes anything: afterwards, or where jax was told how many there are
   (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS`), it changes nothing.
 
   Args:
-    at_most: tasks to split; a device without one would be idle.
+    at_most: tasks to share; a device without one would be idle.
   """
   config: Any = jax.config
   told = config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")

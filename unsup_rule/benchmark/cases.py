@@ -65,15 +65,13 @@ class Case:
 
     return jax.grad(objective, argnums=(0, 1))(theta, phi, x)
 
-  def rule(self, remat: str = "step", tasks: str = "auto") -> UnsupervisedRule:
+  def rule(self) -> UnsupervisedRule:
     """The rule as a learned optimizer."""
     return UnsupervisedRule(
       top_delta_size=self.channels,
       compute_h_size=self.channels,
       delta_dim=self.delta,
       learning_rate=1e-3,
-      remat=remat,
-      tasks=tasks,
     )
 
   @functools.cached_property

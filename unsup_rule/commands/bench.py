@@ -17,9 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Arguments of `bench`."""
   parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="names of sizes (default: all)")
   parser.add_argument("--tasks", nargs="+", type=int, default=[1, 8, 64], help="tasks side by side")
-  parser.add_argument(
-    "--split", action="store_true", help="split the tasks of a truncation among the cores"
-  )
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/bench.json"))
   parser.add_argument(
     "--against", type=pathlib.Path, default=pathlib.Path("docs/bench.json"), help="earlier results"
@@ -47,9 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
   from unsup_rule.benchmark.cases import CASES
   from unsup_rule.benchmark.measure import machine
 
-  if arguments.split:
-    cores.as_devices()
-
+  cores.as_devices()
   names = arguments.sizes or list(CASES)
   for name in names:
     if name not in CASES:
@@ -79,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
       if predicted > arguments.longest:
         print(f"{name}*{n_tasks}: not run, a truncation would take about {predicted:.0f} s")
       else:
-        _truncation(name, n_tasks, "split" if arguments.split else "auto", record)
+        _truncation(name, n_tasks, record)
   files.write_text(arguments.out, json.dumps(rows, indent=1) + "\n")
   print(f"written to {arguments.out}")
   return 0
@@ -137,8 +132,8 @@ def _application(name: str, m: Any, record: Any) -> float:
   return gradient.seconds
 
 
-def _truncation(name: str, n_tasks: int, tasks: str, record: Any) -> None:
-  """A truncation of 10 steps through the library's TruncatedGrad."""
+def _truncation(name: str, n_tasks: int, record: Any) -> None:
+  """A truncation of 10 steps through the library's TruncatedGrad, as `train` runs it."""
   import jax
   from learned_optimization.outer_trainers import gradient_learner, truncation_schedule
 
@@ -148,7 +143,7 @@ def _truncation(name: str, n_tasks: int, tasks: str, record: Any) -> None:
 
   case = CASES[name]
   schedule = truncation_schedule.ConstantTruncationSchedule(100)
-  rule = case.rule(tasks=tasks)
+  rule = case.rule()
   estimator = estimators.truncated_grad(
     case.family, rule, schedule, num_tasks=n_tasks, unroll_length=10
   )

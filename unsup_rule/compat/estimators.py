@@ -25,9 +25,9 @@ from learned_optimization.outer_trainers import truncated_pes as library_pes
 from learned_optimization.tasks import base as tasks_base
 
 from unsup_rule import compat
+from unsup_rule.compat import shares
 from unsup_rule.compat.segments import SegmentedGrad, segment_of
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.execution import gathered
 
 REMAT = ("none", "sqrt")
 
@@ -219,7 +219,7 @@ def _estimator(
   key = (type(trunc_sched), repr(sorted(vars(trunc_sched).items())))
   schedule = _schedules.setdefault(key, trunc_sched)
   segmented = estimator_class is SegmentedGrad
-  estimator_class = _gathering(estimator_class)
+  estimator_class = _sharing(estimator_class)
   estimators = tuple(
     _cached_estimator(
       estimator_class,
@@ -246,25 +246,39 @@ def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
   return getattr(getattr(estimator, "truncated_step", estimator), "task_family", None)
 
 
-class _Gathered:
-  """An estimator whose results lie on one device, however many have computed them."""
+def number_of_tasks(estimator: Any) -> int:
+  """Returns how many tasks an estimator of the library trains side by side."""
+  return getattr(estimator, "truncated_step", estimator).num_tasks
+
+
+class _Shared:
+  """An estimator whose unrolls share their tasks among the cores."""
 
   def compute_gradient_estimate(self, *arguments: Any, **options: Any) -> Any:
     """One estimate; see the library's class."""
     estimate: Any = super()
-    return gathered(estimate.compute_gradient_estimate(*arguments, **options))
+    with shares.unrolling():
+      return estimate.compute_gradient_estimate(*arguments, **options)
 
 
 class _OneProgram:
-  """A `TruncatedGrad` whose estimate is one compiled program.
+  """A `TruncatedGrad` whose estimate is one compiled program, its tasks shared among the cores.
 
   The library compiles the way forward and the way back one by one, each with much of the other.
   """
 
   @functools.cached_property
+  def _n_shares(self) -> int:
+    return shares.number_for(number_of_tasks(self))
+
+  @functools.cached_property
   def _program(self) -> Any:
     estimate: Any = super()
-    return jax.jit(lambda *arguments: estimate.compute_gradient_estimate(*arguments)[0])
+
+    def compute(*arguments):
+      return estimate.compute_gradient_estimate(*arguments)[0]
+
+    return jax.jit(shares.estimate(compute, number_of_tasks(self), self._n_shares))
 
   def compute_gradient_estimate(
     self,
@@ -285,15 +299,16 @@ class _OneProgram:
       return estimate.compute_gradient_estimate(
         worker_weights, key, state, with_summary=with_summary, **options
       )
-    return self._program(worker_weights, key, state), {}
+    return shares.total(self._program(worker_weights, key, state), self._n_shares), {}
 
 
 @functools.cache
-def _gathering(estimator_class: type) -> type:
-  """`estimator_class` under its own name, but for `_Gathered` and `_OneProgram`."""
+def _sharing(estimator_class: type) -> type:
+  """`estimator_class` under its own name, with its tasks shared among the cores."""
   through = issubclass(estimator_class, library_grad.TruncatedGrad)
-  ours = (_Gathered, _OneProgram) if through else (_Gathered,)
-  return type(estimator_class.__name__, (*ours, estimator_class), {})
+  return type(
+    estimator_class.__name__, (_OneProgram if through else _Shared, estimator_class), {}
+  )
 
 
 @functools.cache  # As many as there are combinations of task family and length.

@@ -13,9 +13,10 @@ from learned_optimization.outer_trainers import common
 from learned_optimization.outer_trainers import truncated_grad as library_grad
 
 from unsup_rule import compat
+from unsup_rule.compat.shares import THETA
 
-# Positions among the arguments of the library's `truncated_unroll`; those before theta are static.
-_LENGTH, _THETA = (1, 3) if compat.IS_HEAD else (4, 8)
+# Position of the length among the arguments of the library's `truncated_unroll`.
+_LENGTH = 1 if compat.IS_HEAD else 4
 
 
 class SegmentedGrad(library_grad.TruncatedGrad):
@@ -46,8 +47,8 @@ class SegmentedGrad(library_grad.TruncatedGrad):
 
 def _in_segments(segment: int, arguments: tuple, options: dict[str, Any]) -> Any:
   """The library's `truncated_unroll`, as a scan over segments of its own scan over steps."""
-  static = list(arguments[:_THETA])
-  theta, key, state, datas, *others = arguments[_THETA:]
+  static = list(arguments[:THETA])
+  theta, key, state, datas, *others = arguments[THETA:]
   n_segments = static[_LENGTH] // segment
   static[_LENGTH] = segment
 

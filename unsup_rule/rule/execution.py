@@ -8,17 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.sharding import Mesh, PartitionSpec
 
 from unsup_rule.errors import UnsupRuleError
 
 REMAT = ("step", "none")
-TASKS = ("auto", "map", "split", "vmap")
-_AXIS = "tasks"
+TASKS = ("auto", "map", "vmap")
 # Entries of the arguments of tasks that are batched on a CPU: theta, inner state and batch. Small
 # operations cost more than their arithmetic, but large values had better stay in the cache.
 AT_ONCE = 2**18
@@ -41,9 +36,7 @@ def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[.
       keeps every intermediate value.
     tasks: under `jax.vmap`, "vmap" batches every operation; "map" runs one task after the other,
       whose values then fit the cache; "auto" batches, on a CPU no more tasks than are small
-      enough together; "split" gives each of jax's devices a share of the tasks, to treat like
-      that: fastest on idle cores, but cores that wait for each other at every step are slow on busy
-      ones.
+      enough together.
   """
   if tasks == "auto" and jax.default_backend() != "cpu":
     tasks = "vmap"
@@ -51,7 +44,7 @@ def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[.
     return function
   if tasks == "vmap":
     return jax.checkpoint(function, prevent_cse=False)
-  batched = {"map": jax.custom_batching.sequential_vmap, "auto": in_chunks, "split": split}[tasks]
+  batched = {"map": jax.custom_batching.sequential_vmap, "auto": in_chunks}[tasks]
 
   @batched
   def forward(*arguments):
@@ -76,36 +69,6 @@ def in_chunks(function: Callable[..., Any]) -> Callable[..., Any]:
     return out, jax.tree.map(lambda _: True, out)
 
   return chunked
-
-
-def split(function: Callable[..., Any]) -> Callable[..., Any]:
-  """`function`, of which `jax.vmap` over N tasks runs N / devices on each device, in chunks.
-
-  Where N is no multiple of the devices, the last task fills the gaps: its copies are cut off.
-  """
-  split_up = jax.custom_batching.custom_vmap(function)
-
-  @split_up.def_vmap
-  def run(n_tasks, is_batched, *arguments):
-    devices = np.array(jax.devices())
-    is_batched = tuple(is_batched)
-    if n_tasks == 1:  # Nothing to split: its operations may have all cores.
-      out = _chunks(function, 1, is_batched, arguments)
-      return out, jax.tree.map(lambda _: True, out)
-    share = -(-n_tasks // devices.size)
-    if n_tasks % devices.size:
-      rows = np.minimum(np.arange(share * devices.size), n_tasks - 1)
-      arguments = jax.tree.map(lambda b, x: x[rows] if b else x, is_batched, arguments)
-    out = jax.shard_map(
-      lambda *arguments: _chunks(function, share, is_batched, arguments),
-      mesh=Mesh(devices, _AXIS),
-      in_specs=jax.tree.map(lambda b: PartitionSpec(_AXIS) if b else PartitionSpec(), is_batched),
-      out_specs=PartitionSpec(_AXIS),
-      check_vma=False,
-    )(*arguments)
-    return jax.tree.map(lambda x: x[:n_tasks], out), jax.tree.map(lambda _: True, out)
-
-  return split_up
 
 
 def _chunks(function, n_tasks: int, is_batched: Any, arguments: Any) -> Any:
@@ -141,18 +104,3 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
     return set_xla_metadata(compiled(*arguments), inlineable="false")
 
   return call
-
-
-def gathered(tree: Any) -> Any:
-  """`tree` with arrays that lie on several devices brought to the first, free to go anywhere.
-
-  A program is compiled for where its arguments lie. Without this, what comes back from a split
-  computation would have the next call compiled once more.
-  """
-
-  def gather(x):
-    if not isinstance(x, jax.Array) or isinstance(x, Tracer):
-      return x
-    return jnp.asarray(np.asarray(x)) if len(x.sharding.device_set) > 1 else x
-
-  return jax.tree.map(gather, tree)

@@ -64,8 +64,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
       "none" keeps every intermediate value.
     tasks: how several tasks are run side by side: "map" one after the other, "vmap" as one batch,
-      "auto" on a CPU as many at once as are small enough together and elsewhere "vmap", "split" a
-      share of them on each of jax's devices (`train` makes each core one).
+      "auto" on a CPU as many at once as are small enough together and elsewhere "vmap".
     step: takes the step in the rule's place: any `Optimizer` or `LearnedOptimizer`, to which
       old + change is handed as the gradient. So the step's own learning rate is what counts, the
       decay of the weights is part of the gradient (that of |old|^2 / 2), and SGD(lr) is the rule

@@ -41,9 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
   from unsup_rule.training import heldout, summary, trainer
 
   text = config.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
-  if config.bound("UnsupervisedRule.tasks") == "split":
-    tasks = [config.bound(f"truncated_{kind}.num_tasks") for kind in ("grad", "pes", "es")]
-    cores.as_devices(at_most=max((n for n in tasks if isinstance(n, int)), default=None))
+  tasks = [config.bound(f"truncated_{kind}.num_tasks") for kind in ("grad", "pes", "es")]
+  cores.as_devices(at_most=max((n for n in tasks if isinstance(n, int)), default=1))
   heldout.check_configuration()
   for role in ("run_train.is_trainer", "run_train.is_worker"):
     if not config.bound(role, default=True):
