@@ -11,8 +11,6 @@ from unsup_rule.rule import execution
 from unsup_rule.rule.execution import prepared
 
 SETTING = """
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,10 +23,14 @@ KEY = jax.random.PRNGKey(0)
 SCHEDULE = truncation_schedule.ConstantTruncationSchedule(3)  # Tasks begin anew within an estimate.
 
 
+def weights_of(lopt):
+  outer = gradient_learner.OuterState(jnp.asarray(0))
+  return gradient_learner.WorkerWeights(lopt.init(KEY), None, outer)
+
+
 def estimates(build, family, lopt, **options):
   estimator = build(family, lopt, SCHEDULE, **options)
-  theta = lopt.init(KEY)
-  weights = gradient_learner.WorkerWeights(theta, None, gradient_learner.OuterState(jnp.asarray(0)))
+  weights = weights_of(lopt)
   state = estimator.init_worker_state(weights, KEY)
   ours = next(c for c in type(estimator).mro() if c.__module__ == estimators.__name__
               and c.__name__.startswith("_"))
@@ -53,15 +55,15 @@ QUADRATIC = (
   SETTING
   + """
 assert jax.device_count() == 3
-family, lopt = quadratics.FixedDimQuadraticFamily(dim=4), lopt_base.LearnableAdam()
-for n_tasks, options in itertools.product((6, 4, 5), (
-  dict(build=estimators.truncated_grad, unroll_length=4),
-  dict(build=estimators.truncated_grad, unroll_length=4, remat="sqrt"),
-  dict(build=estimators.truncated_pes, trunc_length=4, std=0.1),
-  dict(build=estimators.truncated_es, unroll_length=4, std=0.1),
-)):
-  assert shares.number_for(n_tasks) == {6: 3, 4: 2, 5: 1}[n_tasks]
-  compare(*estimates(family=family, lopt=lopt, num_tasks=n_tasks, **options))
+assert [shares.number_for(n_tasks) for n_tasks in (1, 2, 3, 4, 5, 6)] == [1, 2, 3, 2, 1, 3]
+family, lopt = quadratics.FixedDimQuadraticFamily(dim=4), lopt_base.LearnableSGD()
+for options in (
+  dict(build=estimators.truncated_grad, unroll_length=4, num_tasks=6),
+  dict(build=estimators.truncated_grad, unroll_length=4, num_tasks=4, remat="sqrt"),
+  dict(build=estimators.truncated_pes, trunc_length=4, num_tasks=6, std=0.1),
+  dict(build=estimators.truncated_es, unroll_length=4, num_tasks=6, std=0.1),
+):
+  compare(*estimates(family=family, lopt=lopt, **options))
 """
 )
 
@@ -70,14 +72,17 @@ RULE = (
   + """
 from unsup_rule.benchmark.cases import Case
 
-case = Case(side=3, hidden=(5,), channels=3, delta=2, batch=4)
-family, rule = case.family, case.rule()
-compare(*estimates(estimators.truncated_grad, family, rule, num_tasks=4, unroll_length=4))
-estimator = estimators.truncated_grad(family, rule, SCHEDULE, num_tasks=2, unroll_length=2)
-theta = rule.init(KEY)
-weights = gradient_learner.WorkerWeights(theta, None, gradient_learner.OuterState(jnp.asarray(0)))
+case = Case(side=3, hidden=(), channels=3, delta=2, batch=4)
+rule = case.rule()
+estimator = estimators.truncated_grad(case.family, rule, SCHEDULE, num_tasks=2, unroll_length=4)
+weights = weights_of(rule)
 state = estimator.init_worker_state(weights, KEY)
-text = estimator._program.lower(weights, KEY, state).compile().as_text()
+arguments = (weights, KEY, state)
+shared, _ = estimator.compute_gradient_estimate(*arguments)
+text = estimator._program.lower(*arguments).compile().as_text()
+vars(estimator).pop("_program")
+vars(estimator)["_n_shares"] = 1
+compare(shared, estimator.compute_gradient_estimate(*arguments)[0])
 assert "num_partitions=2" in text
 for meeting in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
   assert meeting not in text, meeting
