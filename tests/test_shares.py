@@ -55,8 +55,10 @@ QUADRATIC = (
   SETTING
   + """
 assert jax.device_count() == 3
-assert [shares.number_for(n_tasks) for n_tasks in (1, 2, 3, 4, 5, 6)] == [1, 2, 3, 2, 1, 3]
 family, lopt = quadratics.FixedDimQuadraticFamily(dim=4), lopt_base.LearnableSGD()
+assert shares.number_for(6, family) == 1
+family.shareable = True
+assert [shares.number_for(n, family) for n in (1, 2, 3, 4, 5, 6)] == [1, 2, 3, 2, 1, 3]
 for options in (
   dict(build=estimators.truncated_grad, unroll_length=4, num_tasks=6),
   dict(build=estimators.truncated_grad, unroll_length=4, num_tasks=4, remat="sqrt"),
@@ -94,6 +96,32 @@ for meeting in ("all-reduce", "all-gather", "all-to-all", "collective-permute", 
 def test_several_devices_give_the_estimate_of_one(program, devices):
   environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
   subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=600)
+
+
+POOL = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from unsup_rule.probe import ridge_weights
+
+mesh = Mesh(np.array(jax.devices()), "tasks")
+tasks = PartitionSpec("tasks")
+fit = jax.vmap(lambda a, y: ridge_weights(a, y, 0.1))
+shared = jax.jit(jax.shard_map(fit, mesh=mesh, in_specs=(tasks, tasks), out_specs=tasks))
+a = jax.random.normal(jax.random.PRNGKey(0), (64 * jax.device_count(), 100, 33))
+y = a[..., :10]
+for _ in range(30):
+  weights = shared(a, y).block_until_ready()
+np.testing.assert_allclose(weights, fit(a, y), rtol=1e-3, atol=1e-5)
+"""
+
+
+def test_no_core_waits_for_the_threads_that_cores_occupy():
+  """jax solves a batch of 64 systems on its pool, which has a thread a device."""
+  n_devices = max(2, os.cpu_count() or 1)
+  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(n_devices), "JAX_PLATFORMS": "cpu"}
+  subprocess.run([sys.executable, "-c", POOL], env=environment, check=True, timeout=120)
 
 
 @pytest.mark.parametrize("n_tasks", [1, 3])

@@ -240,7 +240,7 @@ def _estimator(
 _schedules: dict[tuple[type, str], truncation_schedule.TruncationSchedule] = {}
 
 
-def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
+def task_family(estimator: Any) -> Any:
   """Returns the task family that an estimator works on, or None."""
   # HEAD's estimators keep it one level down.
   return getattr(getattr(estimator, "truncated_step", estimator), "task_family", None)
@@ -257,7 +257,8 @@ class _Shared:
   def compute_gradient_estimate(self, *arguments: Any, **options: Any) -> Any:
     """One estimate; see the library's class."""
     estimate: Any = super()
-    with shares.unrolling():
+    n_shares = shares.number_for(number_of_tasks(self), task_family(self))
+    with shares.unrolling(n_shares):
       return estimate.compute_gradient_estimate(*arguments, **options)
 
 
@@ -269,7 +270,7 @@ class _OneProgram:
 
   @functools.cached_property
   def _n_shares(self) -> int:
-    return shares.number_for(number_of_tasks(self))
+    return shares.number_for(number_of_tasks(self), task_family(self))
 
   @functools.cached_property
   def _program(self) -> Any:

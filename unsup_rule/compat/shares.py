@@ -4,6 +4,10 @@ Every core unrolls its own tasks from start to end. What the cores found is put 
 compiled program, which has no point where they meet: jax ends a process whose cores wait for each
 other for a minute, and on a busy machine they would.
 
+Only tasks of a family with `shareable = True` are shared: they must not call what waits for jax's
+pool of threads, whose threads the cores' programs occupy. LAPACK on batches does: a process whose
+cores are all in it hangs.
+
 The library's functions for one step of all tasks take a key for each task; a core takes those of
 its share, so that a task draws the same numbers on any number of cores.
 """
@@ -39,9 +43,9 @@ _KEYS["vectorized_loss_and_aux"] = 5
 THETA = 3 if compat.IS_HEAD else 8
 
 
-def number_for(n_tasks: int) -> int:
-  """Equal shares of the tasks: as many as there are CPU devices to have one; of other kinds, 1."""
-  if jax.default_backend() != "cpu":
+def number_for(n_tasks: int, family: Any) -> int:
+  """Equal shares of the tasks: as many as there are CPU devices to have one; else, 1."""
+  if jax.default_backend() != "cpu" or not getattr(family, "shareable", False):
     return 1
   return max(n for n in range(1, jax.device_count() + 1) if n_tasks % n == 0)
 
@@ -146,13 +150,12 @@ def total(out: Any, n_shares: int) -> Any:
   return out.replace(mean_loss=mean_loss, grad=grad)
 
 
-def unrolling() -> contextlib.AbstractContextManager[None]:
+def unrolling(n_shares: int) -> contextlib.AbstractContextManager[None]:
   """Within, the library's unrolls outside of programs share their tasks, summaries excepted."""
   of_library = common.truncated_unroll
 
   def unroll(*arguments, with_summary=False, **options):
     static, dynamic = arguments[:THETA], arguments[THETA:]
-    n_shares = number_for(len(jax.tree.leaves(dynamic[2])[0]))
     if with_summary or n_shares == 1:
       return of_library(*arguments, with_summary=with_summary, **options)
     return gathered(_unroll_program(of_library, static, n_shares)(*dynamic))

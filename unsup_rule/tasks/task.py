@@ -125,6 +125,7 @@ class MLPTaskFamily(tasks_base.TaskFamily):
   """
 
   datasets = None  # drawn on the device
+  shareable = True  # among cores, see `compat.shares`
 
   def __init__(
     self,
