@@ -274,10 +274,13 @@ class _OneProgram:
 
   @functools.cached_property
   def _program(self) -> Any:
+    library: Any = self
     estimate: Any = super()
+    # HEAD wants data from outside of a program, even where there is none.
+    data = {"datas_list": library.get_datas()} if compat.IS_HEAD else {}
 
     def compute(*arguments):
-      return estimate.compute_gradient_estimate(*arguments)[0]
+      return estimate.compute_gradient_estimate(*arguments, **data)[0]
 
     return jax.jit(shares.estimate(compute, number_of_tasks(self), self._n_shares))
 
