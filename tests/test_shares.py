@@ -92,10 +92,16 @@ for meeting in ("all-reduce", "all-gather", "all-to-all", "collective-permute", 
 )
 
 
+def run(program, devices, timeout, **options):
+  """In a process of its own, since jax asks for the number of devices once; -1: not told."""
+  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+  command = [sys.executable, "-c", program]
+  return subprocess.run(command, env=environment, check=True, timeout=timeout, **options)
+
+
 @pytest.mark.parametrize(("program", "devices"), [(QUADRATIC, 3), (RULE, 2)], ids=["any", "rule"])
 def test_several_devices_give_the_estimate_of_one(program, devices):
-  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-  subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=600)
+  run(program, devices, timeout=600)
 
 
 POOL = """
@@ -119,9 +125,7 @@ np.testing.assert_allclose(weights, fit(a, y), rtol=1e-3, atol=1e-5)
 
 def test_no_core_waits_for_the_threads_that_cores_occupy():
   """jax solves a batch of 64 systems on its pool, which has a thread a device."""
-  n_devices = max(2, os.cpu_count() or 1)
-  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(n_devices), "JAX_PLATFORMS": "cpu"}
-  subprocess.run([sys.executable, "-c", POOL], env=environment, check=True, timeout=120)
+  run(POOL, max(2, os.cpu_count() or 1), timeout=120)
 
 
 @pytest.mark.parametrize("n_tasks", [1, 3])
@@ -165,8 +169,5 @@ def test_cores_as_devices_only_if_jax_was_not_told():
     "print(jax.device_count())"
   )
   for told, devices in (("", "2"), ("1", "1")):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": told or "-1"}
-    found = subprocess.run(
-      [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
-    )
+    found = run(program, told or -1, timeout=60, capture_output=True, text=True)
     assert found.stdout.split() == [devices, devices], found.stdout

@@ -251,26 +251,29 @@ def number_of_tasks(estimator: Any) -> int:
   return getattr(estimator, "truncated_step", estimator).num_tasks
 
 
-class _Shared:
+class _OnCores:
+  """An estimator that knows among how many cores its tasks are shared."""
+
+  @functools.cached_property
+  def _n_shares(self) -> int:
+    return shares.number_for(number_of_tasks(self), task_family(self))
+
+
+class _Shared(_OnCores):
   """An estimator whose unrolls share their tasks among the cores."""
 
   def compute_gradient_estimate(self, *arguments: Any, **options: Any) -> Any:
     """One estimate; see the library's class."""
     estimate: Any = super()
-    n_shares = shares.number_for(number_of_tasks(self), task_family(self))
-    with shares.unrolling(n_shares):
+    with shares.unrolling(self._n_shares):
       return estimate.compute_gradient_estimate(*arguments, **options)
 
 
-class _OneProgram:
+class _OneProgram(_OnCores):
   """A `TruncatedGrad` whose estimate is one compiled program, its tasks shared among the cores.
 
   The library compiles the way forward and the way back one by one, each with much of the other.
   """
-
-  @functools.cached_property
-  def _n_shares(self) -> int:
-    return shares.number_for(number_of_tasks(self), task_family(self))
 
   @functools.cached_property
   def _program(self) -> Any:

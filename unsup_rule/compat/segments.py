@@ -13,7 +13,7 @@ from learned_optimization.outer_trainers import common
 from learned_optimization.outer_trainers import truncated_grad as library_grad
 
 from unsup_rule import compat
-from unsup_rule.compat.shares import THETA
+from unsup_rule.compat.shares import THETA, replaced
 
 # Position of the length among the arguments of the library's `truncated_unroll`.
 _LENGTH = 1 if compat.IS_HEAD else 4
@@ -38,11 +38,8 @@ class SegmentedGrad(library_grad.TruncatedGrad):
       return _in_segments(self.segment, arguments, options)
 
     # The library's method looks up `common.truncated_unroll` when it is called.
-    library_grad.common = types.SimpleNamespace(truncated_unroll=unroll)
-    try:
+    with replaced(library_grad, common=types.SimpleNamespace(truncated_unroll=unroll)):
       return super().compute_gradient_estimate(*arguments, **options)
-    finally:
-      library_grad.common = common
 
 
 def _in_segments(segment: int, arguments: tuple, options: dict[str, Any]) -> Any:

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
-from learned_optimization.outer_trainers import common
+from learned_optimization.outer_trainers import common, gradient_learner
 
 from unsup_rule import compat
+from unsup_rule.rule.execution import largest_divisor
 
 if compat.IS_HEAD:
   from learned_optimization.outer_trainers import (
@@ -36,8 +37,11 @@ else:
 AXIS = "tasks"
 WHOLE, TASKS, STEPS_OF_TASKS = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS)
 # Positions of the keys, one a task, among the arguments of the library's functions.
-_KEYS = {"truncated_unroll_one_step": 4, "truncated_unroll_one_step_vec_theta": 4}
-_KEYS["vectorized_loss_and_aux"] = 5
+_KEYS = {
+  "truncated_unroll_one_step": 4,
+  "truncated_unroll_one_step_vec_theta": 4,
+  "vectorized_loss_and_aux": 5,
+}
 # And of theta among those of `truncated_unroll`: before it are static ones, the last of which tells
 # whether there is one theta a task.
 THETA = 3 if compat.IS_HEAD else 8
@@ -47,7 +51,7 @@ def number_for(n_tasks: int, family: Any) -> int:
   """Equal shares of the tasks: as many as there are CPU devices to have one; else, 1."""
   if jax.default_backend() != "cpu" or not getattr(family, "shareable", False):
     return 1
-  return max(n for n in range(1, jax.device_count() + 1) if n_tasks % n == 0)
+  return largest_divisor(n_tasks, jax.device_count())
 
 
 def _mapped(function: Callable[..., Any], n_shares: int, in_specs: Any, out_specs: Any) -> Any:
@@ -58,7 +62,7 @@ def _mapped(function: Callable[..., Any], n_shares: int, in_specs: Any, out_spec
 
 
 @contextlib.contextmanager
-def _replaced(module: Any, **functions: Any) -> Iterator[None]:
+def replaced(module: Any, **functions: Any) -> Iterator[None]:
   """Within, these functions of the library are others; it looks them up when it calls them."""
   of_library = {name: getattr(module, name) for name in functions}
   try:
@@ -70,19 +74,23 @@ def _replaced(module: Any, **functions: Any) -> Iterator[None]:
       setattr(module, name, function)
 
 
+def _own(x: jax.Array, n_shares: int, axis: int = 0) -> jax.Array:
+  """This core's share of x along an axis of tasks."""
+  share = x.shape[axis] // n_shares
+  return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * share, share, axis)
+
+
 def _own_keys(n_shares: int) -> contextlib.AbstractContextManager[None]:
   """Within, the library's functions get keys of all tasks and use those of this core's share."""
 
   def taking(function, position):
     def call(*arguments):
-      keys = arguments[position]
-      share = len(keys) // n_shares
-      own = jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(AXIS) * share, share)
+      own = _own(arguments[position], n_shares)
       return function(*arguments[:position], own, *arguments[position + 1 :])
 
     return call
 
-  return _replaced(steps, **{name: taking(getattr(steps, name), at) for name, at in _KEYS.items()})
+  return replaced(steps, **{name: taking(getattr(steps, name), at) for name, at in _KEYS.items()})
 
 
 def estimate(compute: Callable[..., Any], n_tasks: int, n_shares: int) -> Callable[..., Any]:
@@ -98,12 +106,12 @@ def estimate(compute: Callable[..., Any], n_tasks: int, n_shares: int) -> Callab
   """
   if n_shares == 1:
     return compute
-  share = n_tasks // n_shares
+  unroll_of_library = common.truncated_unroll
 
   def unroll(*arguments, **options):
     # The library means over all tasks, so that those of other cores count as losses of 0.
     (state, outs), metrics = unroll_of_library(*arguments, **options)
-    first = jax.lax.axis_index(AXIS) * share
+    first = jax.lax.axis_index(AXIS) * (n_tasks // n_shares)
 
     def placed(x):
       among_all = jnp.zeros((len(x), n_tasks, *x.shape[2:]), x.dtype)
@@ -112,55 +120,43 @@ def estimate(compute: Callable[..., Any], n_tasks: int, n_shares: int) -> Callab
     mask = jnp.logical_not(placed(jnp.logical_not(outs.mask)))  # HEAD divides by its sum
     return (state, jax.tree.map(placed, outs).replace(mask=mask)), metrics
 
-  unroll_of_library = common.truncated_unroll
-
   def own(weights, key, state):
-    with _own_keys(n_shares), _replaced(common, truncated_unroll=unroll):
+    with _own_keys(n_shares), replaced(common, truncated_unroll=unroll):
       out = compute(weights, key, state)
-    first = jax.lax.axis_index(AXIS) * share
-    info = jax.tree.map(
-      lambda x: jax.lax.dynamic_slice_in_dim(x, first, share, axis=1), out.unroll_info
-    )
-    parts = jax.tree.map(lambda x: x[None], (out.mean_loss, out.grad))
-    return parts, out.unroll_state, info, out.replace(
-      mean_loss=None, grad=None, unroll_state=None, unroll_info=None
-    )
+    mean_loss, grad = jax.tree.map(lambda x: x[None], (out.mean_loss, out.grad))
+    info = jax.tree.map(lambda x: _own(x, n_shares, axis=1), out.unroll_info)
+    return out.replace(mean_loss=mean_loss, grad=grad, unroll_info=info)
 
-  shared = _mapped(
-    own, n_shares, (WHOLE, WHOLE, TASKS), (TASKS, TASKS, STEPS_OF_TASKS, WHOLE)
-  )
-
-  def call(weights, key, state):
-    (mean_loss, grad), unroll_state, unroll_info, rest = shared(weights, key, state)
-    return rest.replace(
-      mean_loss=mean_loss, grad=grad, unroll_state=unroll_state, unroll_info=unroll_info
-    )
-
-  return call
+  make: Any = gradient_learner.GradientEstimatorOut  # A flax dataclass, opaque to type checkers.
+  parts = make(mean_loss=TASKS, grad=TASKS, unroll_state=TASKS, unroll_info=STEPS_OF_TASKS)
+  return _mapped(own, n_shares, (WHOLE, WHOLE, TASKS), parts)
 
 
 def total(out: Any, n_shares: int) -> Any:
   """What `estimate` gave, on one device, its parts summed."""
-  out = gathered(out)
   if n_shares == 1:
     return out
-  mean_loss, grad = jax.tree.map(
-    lambda x: jnp.asarray(np.sum(np.asarray(x), axis=0)), (out.mean_loss, out.grad)
-  )
-  return out.replace(mean_loss=mean_loss, grad=grad)
+
+  def summed(x):
+    return x.sum(axis=0) if isinstance(x, Tracer) else jnp.asarray(np.asarray(x).sum(axis=0))
+
+  mean_loss, grad = jax.tree.map(summed, (out.mean_loss, out.grad))
+  return gathered(out.replace(mean_loss=mean_loss, grad=grad))
 
 
 def unrolling(n_shares: int) -> contextlib.AbstractContextManager[None]:
   """Within, the library's unrolls outside of programs share their tasks, summaries excepted."""
+  if n_shares == 1:
+    return contextlib.nullcontext()
   of_library = common.truncated_unroll
 
   def unroll(*arguments, with_summary=False, **options):
-    static, dynamic = arguments[:THETA], arguments[THETA:]
-    if with_summary or n_shares == 1:
+    if with_summary:
       return of_library(*arguments, with_summary=with_summary, **options)
+    static, dynamic = arguments[:THETA], arguments[THETA:]
     return gathered(_unroll_program(of_library, static, n_shares)(*dynamic))
 
-  return _replaced(common, truncated_unroll=unroll)
+  return replaced(common, truncated_unroll=unroll)
 
 
 @functools.cache

@@ -71,6 +71,11 @@ def in_chunks(function: Callable[..., Any]) -> Callable[..., Any]:
   return chunked
 
 
+def largest_divisor(n: int, at_most: int) -> int:
+  """The largest divisor of `n` that is no larger than `at_most`, which is at least 1."""
+  return max(d for d in range(1, min(n, at_most) + 1) if n % d == 0)
+
+
 def _chunks(function, n_tasks: int, is_batched: Any, arguments: Any) -> Any:
   """`function` of all tasks: `is_batched` says which leaves of `arguments` lead with them."""
   flags, tree = jax.tree.flatten(is_batched)
@@ -83,7 +88,7 @@ def _chunks(function, n_tasks: int, is_batched: Any, arguments: Any) -> Any:
 
   own = [leaf for b, leaf in zip(flags, leaves, strict=True) if b]
   most = AT_ONCE * n_tasks // sum(leaf.size for leaf in own)
-  at_once = max(n for n in range(1, n_tasks + 1) if n_tasks % n == 0 and n <= max(most, 1))
+  at_once = largest_divisor(n_tasks, max(most, 1))
   if 1 < at_once == n_tasks:
     return jax.vmap(one)(own)
   return jax.lax.map(one, own, batch_size=at_once if at_once > 1 else None)
