@@ -122,8 +122,8 @@ def _block(x_CxBxN: jax.Array, w_KxCxO: jax.Array, beta_1x1xO: jax.Array, axis: 
 
 def _block_forward(x_CxBxN, w_KxCxO, beta_1x1xO, axis):
   beta = beta_1x1xO.reshape(-1, 1, 1)
-  out, y, mean, inverse = _VALUE[axis](x_CxBxN, _outputs_first(w_KxCxO), beta)
-  return out, (x_CxBxN, w_KxCxO, beta, y, mean, inverse)
+  out, centred, inverse_O = _VALUE[axis](x_CxBxN, _outputs_first(w_KxCxO), beta)
+  return out, (x_CxBxN, w_KxCxO, beta, centred, inverse_O)
 
 
 def _block_backward(axis, residuals, d_out):
@@ -138,17 +138,17 @@ def _block_backward(axis, residuals, d_out):
 # into the product, which XLA:CPU then computes at three quarters of the rate.
 def _block_value(x_CxBxN, w_KOxC, beta_Ox1x1, axis):
   y = _convolve(x_CxBxN, w_KOxC, len(w_KOxC) // len(beta_Ox1x1), axis)
-  mean = _mean(y, None)
-  inverse = jax.lax.rsqrt(_mean(jnp.square(y - mean), None) + BN_EPSILON)
-  out = jax.nn.relu((y - mean) * inverse + beta_Ox1x1)
-  return out, y, mean, inverse
+  centred = y - _mean(y, None)
+  inverse = jax.lax.rsqrt(_mean(jnp.square(centred), None) + BN_EPSILON)
+  return jax.nn.relu(centred * inverse + beta_Ox1x1), centred, inverse.reshape(-1)
 
 
-def _block_gradient(x, w_CxKO, beta, y, mean, inverse, d_out, axis):
-  c_in, c_out = len(x), len(y)
+def _block_gradient(x, w_CxKO, beta, centred, inverse_O, d_out, axis):
+  c_in, c_out = len(x), len(centred)
   width = w_CxKO.shape[1] // c_out
-  n = y.shape[1] * y.shape[2]
-  standard = (y - mean) * inverse
+  n = centred.shape[1] * centred.shape[2]
+  inverse = inverse_O.reshape(-1, 1, 1)
+  standard = centred * inverse
   d_norm = jnp.where(standard + beta > 0, d_out, 0)
   d_beta = jnp.sum(d_norm, axis=(1, 2), keepdims=True)
   d_scale = jnp.sum(d_norm * standard, axis=(1, 2), keepdims=True)
