@@ -84,9 +84,16 @@ def batch_norm(x_CxBxN: jax.Array, beta_1x1xC: jax.Array, mask_B: jax.Array | No
   Sonnet's `test_local_stats` default makes the authors' program do so in training and evaluation
   alike, hence no moving averages.
   """
+  centred, inverse_Cx1x1 = _centred_and_inverse(x_CxBxN, mask_B)
+  return centred * inverse_Cx1x1 + beta_1x1xC.reshape(-1, 1, 1)
+
+
+def _centred_and_inverse(
+  x_CxBxN: jax.Array, mask_B: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """x - mean and 1 / sqrt(var + 1e-3)."""
   centred = x_CxBxN - _mean(x_CxBxN, mask_B)
-  inverse = jax.lax.rsqrt(_mean(jnp.square(centred), mask_B) + BN_EPSILON)
-  return centred * inverse + beta_1x1xC.reshape(-1, 1, 1)
+  return centred, jax.lax.rsqrt(_mean(jnp.square(centred), mask_B) + BN_EPSILON)
 
 
 def _mean(x_CxBxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:
@@ -138,8 +145,7 @@ def _block_backward(axis, residuals, d_out):
 # into the product, which XLA:CPU then computes at three quarters of the rate.
 def _block_value(x_CxBxN, w_KOxC, beta_Ox1x1, axis):
   y = _convolve(x_CxBxN, w_KOxC, len(w_KOxC) // len(beta_Ox1x1), axis)
-  centred = y - _mean(y, None)
-  inverse = jax.lax.rsqrt(_mean(jnp.square(centred), None) + BN_EPSILON)
+  centred, inverse = _centred_and_inverse(y, None)
   return jax.nn.relu(centred * inverse + beta_Ox1x1), centred, inverse.reshape(-1)
 
 
