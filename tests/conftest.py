@@ -13,7 +13,7 @@ import pytest
 from rule_helpers import SMALLEST, noisy
 
 import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
-from unsup_rule.rule.sizes import init_theta
+from unsup_rule.rule.theta import init_theta
 
 
 @pytest.fixture

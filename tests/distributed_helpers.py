@@ -9,8 +9,7 @@ import numpy as np
 from learned_optimization import outer_train
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule.compat import courier
-from unsup_rule.distributed import identity
+from unsup_rule.distributed import courier, identity
 from unsup_rule.distributed.learner import LearnerSession
 from unsup_rule.distributed.server import Contribution
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from unsup_rule.data import Bank
 from unsup_rule.evaluation.setting import Data, Setting
-from unsup_rule.rule.sizes import Sizes, init_theta
-from unsup_rule.training import checkpoint
+from unsup_rule.meta import checkpoint
+from unsup_rule.rule.theta import Sizes, init_theta
 
 SIZES = Sizes(output_size=8, top_delta_size=4, compute_h_size=4, delta_dim=2, num_grad_channels=2)
 

@@ -43,7 +43,7 @@ class Launched:
     with open(self._output, "w") as stream:
       self.process = subprocess.Popen(
         [
-          *(sys.executable, "-m", "unsup_rule.cli", "launch", f"--train_log_dir={folder}"),
+          *(sys.executable, "-m", "unsup_rule", "launch", f"--train_log_dir={folder}"),
           *(f"--config_file={gin_file}", "--gin_import=meta_problems", f"--workers={workers}"),
           *(f"--gin_bindings={binding}" for binding in bindings),
           *flags,

@@ -9,7 +9,7 @@ from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import gradient_learner
 from learned_optimization.tasks import quadratics
 
-from unsup_rule.compat import trainer as compat_trainer
+from unsup_rule.meta import library
 
 _FAMILIES = (
   quadratics.FixedDimQuadraticFamily(dim=3),
@@ -87,4 +87,4 @@ class FakeEstimator(gradient_learner.GradientEstimator):
 def learner(learning_rate=0.125):
   """A learned optimizer of four parameters and the library's learner with gradient descent."""
   lopt = lopt_base.LearnableAdam()
-  return lopt, compat_trainer.gradient_learner(lopt, opt_base.SGD(learning_rate))
+  return lopt, library.gradient_learner(lopt, opt_base.SGD(learning_rate))

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from unsup_rule.mlp import MLP
-from unsup_rule.rule.sizes import Sizes
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.theta import Sizes
 
 SMALL = MLP(3, (), 4)
 SMALLEST = Sizes(4, 3, 0, 5, 0, 3, 2)

@@ -9,7 +9,7 @@ import pytest
 from unsup_rule.benchmark import features
 from unsup_rule.benchmark.cases import CASES, Case
 from unsup_rule.benchmark.counting import needs
-from unsup_rule.cli import main
+from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from learned_optimization.learned_optimizers import base as lopt_base
 
-from unsup_rule import cli, compat
-from unsup_rule.training import checkpoint
+from unsup_rule import compat
+from unsup_rule.cli import main as cli
+from unsup_rule.meta import checkpoint
 
 _TESTS = pathlib.Path(__file__).parent
 _STEPS = 200
@@ -54,7 +55,7 @@ def _start(folder, *bindings, before=None) -> subprocess.Popen:
     [*filter(None, [os.environ.get("PYTHONPATH")]), str(_TESTS), str(_TESTS.parent)]
   )
   return subprocess.Popen(
-    [sys.executable, "-m", "unsup_rule.cli", *arguments],
+    [sys.executable, "-m", "unsup_rule", *arguments],
     env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
     stderr=subprocess.PIPE,
     text=True,
@@ -229,6 +230,6 @@ def test_usage_names_the_commands(capsys):
 
 
 def test_unknown_errors_keep_their_traceback(monkeypatch, tmp_path):
-  monkeypatch.setattr("unsup_rule.training.command.run", lambda arguments: 1 / 0)
+  monkeypatch.setattr("unsup_rule.cli.train.run", lambda arguments: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     cli.main(["train", f"--train_log_dir={tmp_path}"])

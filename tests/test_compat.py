@@ -24,9 +24,11 @@ from learned_optimization.tasks import quadratics
 from learned_optimization.tasks.datasets import base as datasets_base
 
 from unsup_rule import compat
-from unsup_rule.compat import courier, estimators, trainer
-from unsup_rule.compat.segments import segment_of
+from unsup_rule.distributed import courier
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import estimators
+from unsup_rule.meta import library as trainer
+from unsup_rule.meta.segments import segment_of
 
 
 def _python(code: str) -> subprocess.CompletedProcess:

@@ -9,11 +9,11 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.optimizers import base as opt_base
 
 import unsup_rule
-from unsup_rule import cli
+from unsup_rule.cli import main as cli
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.mlp import MLP
-from unsup_rule.rule.learned_optimizer import UnsupervisedRule
-from unsup_rule.training.checkpoint import load_theta
+from unsup_rule.meta.checkpoint import load_theta
+from unsup_rule.plugin.rule import UnsupervisedRule
+from unsup_rule.rule.mlp import MLP
 
 KEY = jax.random.PRNGKey(0)
 SIZES = {

@@ -5,9 +5,8 @@ import pathlib
 import gin
 import pytest
 
-from unsup_rule import config
-from unsup_rule.compat import trainer as compat_trainer
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import gin_files, library
 
 _LOPT = "run_train.lopt = @LearnableAdam()\n"
 
@@ -21,7 +20,7 @@ def _write(path: pathlib.Path, text: str) -> str:
 def _error(tmp_path, text: str) -> str:
   """The message for a gin file with these lines after a good one."""
   with pytest.raises(UnsupRuleError) as caught:
-    config.parse([_write(tmp_path / "a.gin", _LOPT + text + "\n")])
+    gin_files.parse([_write(tmp_path / "a.gin", _LOPT + text + "\n")])
   message = str(caught.value)
   assert "\n" not in message
   return message
@@ -30,7 +29,7 @@ def _error(tmp_path, text: str) -> str:
 def test_later_files_and_bindings_win(tmp_path):
   first = _write(tmp_path / "1.gin", _LOPT + "run_train.num_steps = 1\nAdam.learning_rate = 1.0\n")
   second = _write(tmp_path / "2.gin", "run_train.num_steps = 2\nAdam.beta1 = 0.5\n")
-  config.parse([first, second], ["Adam.beta1=0.25", 'GradientLearner.theta_opt="@Adam()"'])
+  gin_files.parse([first, second], ["Adam.beta1=0.25", 'GradientLearner.theta_opt="@Adam()"'])
   assert gin.query_parameter("run_train.num_steps") == 2
   assert gin.query_parameter("Adam.learning_rate") == 1.0
   assert gin.query_parameter("Adam.beta1") == 0.25
@@ -39,18 +38,18 @@ def test_later_files_and_bindings_win(tmp_path):
 
 
 def test_what_the_library_needs_is_added_but_not_to_the_text(tmp_path):
-  text = config.parse([_write(tmp_path / "a.gin", _LOPT)])
+  text = gin_files.parse([_write(tmp_path / "a.gin", _LOPT)])
   bindings = [line for line in text.splitlines() if line and not line.startswith("#")]
   assert bindings == ["run_train.lopt = @LearnableAdam()"]
   assert len(gin.config_str().split("@LearnableAdam()")) == 3
   # The text is a whole configuration: read again it gives itself.
   gin.clear_config()
-  assert config.parse([_write(tmp_path / "config.gin", text)]) == text
+  assert gin_files.parse([_write(tmp_path / "config.gin", text)]) == text
 
 
 def test_a_binding_stays_on_one_line(tmp_path):
   long = [f"value number {index}" for index in range(100)]
-  text = config.parse([_write(tmp_path / "a.gin", _LOPT)], [f"run_train.staleness = {long!r}"])
+  text = gin_files.parse([_write(tmp_path / "a.gin", _LOPT)], [f"run_train.staleness = {long!r}"])
   assert f"\nrun_train.staleness = {long!r}\n" in text
 
 
@@ -58,13 +57,13 @@ def test_user_bindings_stay_where_the_library_needs_one(tmp_path):
   name = next(
     binding for binding in _completion(tmp_path) if binding.startswith("run_train.")
   ).partition(" = ")[0]
-  config.parse([_write(tmp_path / "a.gin", _LOPT)], [f"{name} = 3"])
+  gin_files.parse([_write(tmp_path / "a.gin", _LOPT)], [f"{name} = 3"])
   assert gin.query_parameter(name) == 3
 
 
 def _completion(tmp_path):
   gin.parse_config(_LOPT)
-  bindings = compat_trainer.gin_completion()
+  bindings = library.gin_completion()
   gin.clear_config()
   return bindings
 
@@ -104,7 +103,7 @@ def test_mistakes_are_one_line_with_the_place_and_the_nearest_name(tmp_path, tex
 
 def test_mistake_in_a_binding_and_in_an_include(tmp_path):
   with pytest.raises(UnsupRuleError, match=r"binding 'Adam.lr=1': .* it has: .*learning_rate"):
-    config.parse([], ["Adam.lr=1"])
+    gin_files.parse([], ["Adam.lr=1"])
   _write(tmp_path / "parts" / "inner.gin", "# A comment.\nAdamm.learning_rate = 1\n")
   message = _error(tmp_path, "include 'parts/inner.gin'")
   assert "parts/inner.gin line 2: No configurable matching 'Adamm'" in message
@@ -116,14 +115,14 @@ def test_missing_file_names_the_nearest(tmp_path, monkeypatch):
   with pytest.raises(
     UnsupRuleError, match=r"^no gin file 'gin/latpop.gin'; did you mean 'gin/laptop.gin'\?$"
   ):
-    config.parse(["gin/latpop.gin"])
+    gin_files.parse(["gin/latpop.gin"])
 
 
 def test_missing_optimizer_and_missing_import():
   with pytest.raises(UnsupRuleError, match="not bound"):
-    config.parse([], ["run_train.num_steps = 1"])
+    gin_files.parse([], ["run_train.num_steps = 1"])
   with pytest.raises(UnsupRuleError, match="cannot import 'no_such_module' for gin"):
-    config.parse([], [], ["no_such_module"])
+    gin_files.parse([], [], ["no_such_module"])
 
 
 def test_imports_make_names_known(tmp_path, monkeypatch):
@@ -132,7 +131,7 @@ def test_imports_make_names_known(tmp_path, monkeypatch):
   )
   monkeypatch.syspath_prepend(str(tmp_path))
   path = _write(tmp_path / "a.gin", _LOPT + "my_own_knob.turns = 3\n")
-  config.parse([path], [], ["one_module_for_gin"])
+  gin_files.parse([path], [], ["one_module_for_gin"])
   assert gin.query_parameter("my_own_knob.turns") == 3
 
 
@@ -142,16 +141,16 @@ def test_includes_are_found_beside_the_including_file(tmp_path, monkeypatch):
   _write(tmp_path / "there" / "sub" / "inner.gin", 'include "leaf.gin"\n')
   _write(tmp_path / "there" / "sub" / "leaf.gin", "run_train.num_steps = 5\n")
   monkeypatch.chdir(tmp_path)
-  config.parse(["there/main.gin"])
+  gin_files.parse(["there/main.gin"])
   assert gin.query_parameter("run_train.num_steps") == 5
   gin.clear_config()
   _write(tmp_path / "leaf.gin", "run_train.num_steps = 6\n")
-  config.parse(["there/main.gin"])
+  gin_files.parse(["there/main.gin"])
   assert gin.query_parameter("run_train.num_steps") == 6
 
 
 def test_macros_are_expanded_everywhere(tmp_path):
-  text = config.parse(
+  text = gin_files.parse(
     [
       _write(
         tmp_path / "a.gin",

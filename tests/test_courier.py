@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from learned_optimization import distributed
 
-from unsup_rule.compat import courier
+from unsup_rule.distributed import courier
 from unsup_rule.errors import UnsupRuleError
 
 

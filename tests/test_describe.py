@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import matplotlib.image
 import pytest
 
-from unsup_rule import cli, config
 from unsup_rule.benchmark.counting import needs
-from unsup_rule.commands.sheet import ways
-from unsup_rule.training import heldout
+from unsup_rule.cli import main as cli
+from unsup_rule.cli.sheet import ways
+from unsup_rule.meta import gin_files, heldout
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _GIN = _ROOT / "gin"
@@ -112,20 +112,20 @@ def test_a_set_that_is_trained_on_is_not_measured_on(tiny, tmp_path, command, ca
 
 @pytest.mark.parametrize("name", _RUNS)
 def test_the_whole_runs_are_read_and_keep_their_sets_apart(name):
-  text = config.parse([name])  # Found without its folder.
+  text = gin_files.parse([name])  # Found without its folder.
   assert "run_train.lopt = @UnsupervisedRule()" in text
-  assert config.bound("task_distribution.sources")
-  assert config.bound("HeldOut.data")
+  assert gin_files.bound("task_distribution.sources")
+  assert gin_files.bound("HeldOut.data")
   heldout.check_configuration()
 
 
 @pytest.mark.parametrize("estimator", ["bptt", "pes", "es"])
 def test_estimators_take_the_place_of_each_other(estimator):
-  config.parse(["laptop_mixed.gin", "length/paper.gin", f"estimator/{estimator}.gin"])
-  function = config.bound("build_gradient_estimators.gradient_estimator_fn")
+  gin_files.parse(["laptop_mixed.gin", "length/paper.gin", f"estimator/{estimator}.gin"])
+  function = gin_files.bound("build_gradient_estimators.gradient_estimator_fn")
   length = "trunc_length" if estimator == "pes" else "unroll_length"
-  assert config.bound(f"{function.configurable.name}.{length}") == (5, 10, 20)
-  assert config.bound("EpisodeLengths.max_length") == 3000
+  assert gin_files.bound(f"{function.configurable.name}.{length}") == (5, 10, 20)
+  assert gin_files.bound("EpisodeLengths.max_length") == 3000
 
 
 def test_every_gin_file_is_in_the_table():

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from unsup_rule import cli
+from unsup_rule.cli import main as cli
 from unsup_rule.distributed import display, launcher, logs, table
 from unsup_rule.errors import UnsupRuleError
 

@@ -10,11 +10,11 @@ import pytest
 from distributed_helpers import Hand, Learner
 from fault_helpers import largest_file
 
-from unsup_rule.commands import status
+from unsup_rule.cli import status
 from unsup_rule.distributed import table
-from unsup_rule.distributed.ledger import Incarnations
+from unsup_rule.distributed.statistics import Incarnations
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint
+from unsup_rule.meta import checkpoint
 
 
 def _train(folder, steps, first=0, **settings):

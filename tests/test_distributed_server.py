@@ -11,7 +11,7 @@ from distributed_helpers import Hand, Learner, gradient
 
 from unsup_rule.distributed import options
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint
+from unsup_rule.meta import checkpoint
 
 
 @pytest.fixture

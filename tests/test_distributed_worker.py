@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from distributed_helpers import Hand, Learner, gradient
 
-from unsup_rule.compat import asynchronous, courier
-from unsup_rule.distributed import worker
+from unsup_rule.distributed import courier, library_loops, worker
 from unsup_rule.distributed.worker import LearnerClient, NoMoreWork, WatchedEstimator
-from unsup_rule.tasks import streams
+from unsup_rule.meta import streams
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def test_the_librarys_loop_draws_from_our_stream(learner):
 
     np.random.seed(0)
     with pytest.raises(Enough):
-      asynchronous.train_worker(
+      library_loops.train_worker(
         Client(),
         streams.worker_key(0, stream, incarnation),
         stream,

@@ -8,11 +8,11 @@ from scipy import stats
 
 from unsup_rule.data import Bank
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks import distribution as distribution_module
-from unsup_rule.tasks import streams
+from unsup_rule.meta import streams
+from unsup_rule.plugin import distribution as distribution_module
+from unsup_rule.plugin.distribution import TaskDistribution
 from unsup_rule.tasks.augment import Augmentation
-from unsup_rule.tasks.distribution import TaskDistribution
-from unsup_rule.tasks.problems import Problems
+from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import DataSet, Source, check_apart
 
 _N = 10_000

@@ -6,11 +6,10 @@ import pytest
 from learned_optimization import outer_train
 from learned_optimization.optimizers import base as opt_base
 
-from unsup_rule import config
-from unsup_rule.compat import trainer as compat_trainer
-from unsup_rule.mlp import MLP
-from unsup_rule.rule.learned_optimizer import UnsupervisedRule
-from unsup_rule.training.run import MetaTrainingRun
+from unsup_rule.meta import gin_files, library
+from unsup_rule.meta.outer_step import MetaTrainingRun
+from unsup_rule.plugin.rule import UnsupervisedRule
+from unsup_rule.rule.mlp import MLP
 
 _SMALL_RULE = {"top_delta_size": 4, "compute_h_size": 4, "delta_dim": 4, "num_grad_channels": 2}
 _BINDINGS = """
@@ -32,13 +31,11 @@ EpisodeLengths.max_length = 3
 
 @pytest.mark.slow
 def test_new_problems_and_known_combinations_compile_nothing(compilations):
-  config.parse(bindings=_BINDINGS.strip().split("\n"))
+  gin_files.parse(bindings=_BINDINGS.strip().split("\n"))
   lopt = UnsupervisedRule(**_SMALL_RULE)
-  learner = compat_trainer.gradient_learner(lopt, opt_base.SGD(0.1))
+  learner = library.gradient_learner(lopt, opt_base.SGD(0.1))
   sample = []
-  with compat_trainer.running_trainer(
-    lambda sample_estimators, **_: sample.append(sample_estimators)
-  ):
+  with library.running_trainer(lambda sample_estimators, **_: sample.append(sample_estimators)):
     outer_train.local_train(train_log_dir="", lopt=lopt, outer_learner=learner)
   run = MetaTrainingRun(lopt, learner, sample[0], 1, 1, seed=0)  # A new estimator each step.
   run.start()

@@ -9,10 +9,9 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.optimizers import base as opt_base
 from scipy import stats
 
-from unsup_rule.compat import estimators
-from unsup_rule.compat import trainer as compat_trainer
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks.lengths import EpisodeLengths
+from unsup_rule.meta import estimators, library
+from unsup_rule.plugin.lengths import EpisodeLengths
 
 _LOPT = lopt_base.LearnableAdam()
 
@@ -94,7 +93,7 @@ def _truncated_es(lengths, **options):
 
 @pytest.mark.slow
 def test_each_estimate_draws_the_length_of_its_truncation(compilations):
-  learner = compat_trainer.gradient_learner(_LOPT, opt_base.SGD(0.1))
+  learner = library.gradient_learner(_LOPT, opt_base.SGD(0.1))
   weights = learner.get_state_for_worker(learner.init(jax.random.PRNGKey(0)))
   estimator = _truncated_es((1, 2, 4))
   assert estimator.task_family.name == "FixedDimQuadraticFamily"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from unsup_rule import draws
+from unsup_rule import prng
 
 _KEY = jax.random.PRNGKey(3)
 _SHAPES = [(), (1,), (3, 5, 7), (128,), (129,), (4096,), (70, 70)]
@@ -12,28 +12,26 @@ _SHAPES = [(), (1,), (3, 5, 7), (128,), (129,), (4096,), (70, 70)]
 
 @pytest.mark.parametrize("shape", _SHAPES)
 def test_numbers_are_those_of_jax(shape):
-  np.testing.assert_array_equal(draws.uniform(_KEY, shape), jax.random.uniform(_KEY, shape))
+  np.testing.assert_array_equal(prng.uniform(_KEY, shape), jax.random.uniform(_KEY, shape))
   np.testing.assert_array_equal(
-    draws.integers(_KEY, shape, 7), jax.random.randint(_KEY, shape, 0, 7)
+    prng.integers(_KEY, shape, 7), jax.random.randint(_KEY, shape, 0, 7)
   )
   np.testing.assert_array_equal(
-    draws.truncated_normal(_KEY, shape), jax.random.truncated_normal(_KEY, -2.0, 2.0, shape)
+    prng.truncated_normal(_KEY, shape), jax.random.truncated_normal(_KEY, -2.0, 2.0, shape)
   )
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 200])
 def test_keys_are_those_of_jax(n):
-  np.testing.assert_array_equal(draws.split(_KEY, n), jax.random.split(_KEY, n))
+  np.testing.assert_array_equal(prng.split(_KEY, n), jax.random.split(_KEY, n))
 
 
 def test_literal_numbers():
-  np.testing.assert_allclose(
-    draws.uniform(_KEY, (3,)), [0.0740526, 0.9381443, 0.6489570], rtol=1e-6
-  )
+  np.testing.assert_allclose(prng.uniform(_KEY, (3,)), [0.0740526, 0.9381443, 0.6489570], rtol=1e-6)
 
 
 def _lengths(n):
-  text = str(jax.make_jaxpr(lambda key: draws.uniform(key, (n,)))(_KEY))
+  text = str(jax.make_jaxpr(lambda key: prng.uniform(key, (n,)))(_KEY))
   return {length for length in (n, 128, 256) if f"[{length}]" in text}
 
 
@@ -46,4 +44,4 @@ def test_few_lengths_are_drawn():
 
 def test_the_older_generator_draws_what_it_draws():
   with jax.threefry_partitionable(False):
-    np.testing.assert_array_equal(draws.uniform(_KEY, (10,)), jax.random.uniform(_KEY, (10,)))
+    np.testing.assert_array_equal(prng.uniform(_KEY, (10,)), jax.random.uniform(_KEY, (10,)))

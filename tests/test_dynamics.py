@@ -11,9 +11,9 @@ from rule_helpers import SMALL, SMALLEST
 
 import unsup_rule
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.mlp import MLP, NONLINEARITIES
-from unsup_rule.rule.dynamics import Dynamics, order_of_step, reordered
-from unsup_rule.rule.learned_optimizer import RuleOptimizer, RuleState, UnsupervisedRule
+from unsup_rule.plugin.rule import RuleOptimizer, RuleState, UnsupervisedRule
+from unsup_rule.rule.mlp import MLP, NONLINEARITIES
+from unsup_rule.rule.schedule import Dynamics, order_of_step, reordered
 from unsup_rule.rule.update import changes
 from unsup_rule.weights import run_folder
 

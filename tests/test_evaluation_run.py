@@ -15,7 +15,7 @@ import gin
 import pytest
 from evaluation_helpers import rule_folder
 
-from unsup_rule import cli
+from unsup_rule.cli import main as cli
 
 TINY = (
   "evaluate.n_outputs=8",
@@ -111,7 +111,7 @@ def test_a_kill_costs_no_finished_cell(tmp_path):
   asked = methods("inputs", "pca", "untrained", "kmeans")
   assert evaluate(arguments(tmp_path / "whole", asked)) == 0
   out = tmp_path / "killed"
-  command = [sys.executable, "-m", "unsup_rule.cli", *arguments(out, asked)]
+  command = [sys.executable, "-m", "unsup_rule", *arguments(out, asked)]
   process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ)
   results = out / "results.jsonl"
   deadline = time.monotonic() + 120

@@ -5,11 +5,10 @@ import json
 import pytest
 from evaluation_helpers import SIZES, rule_folder
 
-from unsup_rule import config
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance, runner
 from unsup_rule.evaluation.suite import Suite
-from unsup_rule.training import checkpoint
+from unsup_rule.meta import checkpoint, gin_files
 
 SMALL = {"n_outputs": 8, "methods": ("rule", "untrained")}
 
@@ -60,8 +59,8 @@ def test_bad_settings_are_named(changes, message):
 
 def test_results_depend_on_what_changes_the_data_and_not_on_the_title():
   def key(*bindings):
-    config.gin.clear_config()
-    config.parse((), bindings, ("unsup_rule.evaluation.suite",), training=False)
+    gin_files.gin.clear_config()
+    gin_files.parse((), bindings, ("unsup_rule.evaluation.suite",), training=False)
     return Suite(methods=("untrained",)).cells(None)[0].key
 
   assert key("evaluate.title = 'a'") == key("evaluate.title = 'b'")

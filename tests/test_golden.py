@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from unsup_rule import trace as traces
-from unsup_rule.cli import main
-from unsup_rule.commands.verify import read_arrays
+from unsup_rule.cli.main import main
+from unsup_rule.cli.verify import read_arrays
+from unsup_rule.reference import trace
 
 UPDATES = ["small_identical", "small_separate", "default"]
 
@@ -39,9 +39,9 @@ def golden(request):
 
 
 def check(expected, actual):
-  missing = [key for key in expected if not traces.is_input(key) and key not in actual]
+  missing = [key for key in expected if not trace.is_input(key) and key not in actual]
   assert not missing
-  failed = [c for c in traces.compare(expected, actual) if not c.passed]
+  failed = [c for c in trace.compare(expected, actual) if not c.passed]
   assert not failed
 
 
@@ -49,7 +49,7 @@ def check(expected, actual):
 @pytest.mark.parametrize("name", UPDATES)
 def test_update(golden, name, jit, strict):
   expected = golden(name)
-  actual = traces.recompute_update(expected, jit=jit)
+  actual = trace.recompute_update(expected, jit=jit)
   check(expected, actual)
   # The learned part of the change is 2% of it: the rest is -w/7 (docs/rule.md, 7).
   for key in (key for key in expected if key.startswith("change_w/")):
@@ -59,7 +59,7 @@ def test_update(golden, name, jit, strict):
 @pytest.mark.parametrize("jit", [True, False], ids=["jit", "eager"])
 def test_gradient(golden, jit, strict):
   expected = golden("small_separate_grads")
-  actual = traces.recompute_gradient(expected, golden("small_separate"), jit=jit)
+  actual = trace.recompute_gradient(expected, golden("small_separate"), jit=jit)
   check(expected, actual)
   for key, value in actual.items():
     # Biases before a batch norm have no gradient but rounding, which ours leaves out.
@@ -70,11 +70,11 @@ def test_gradient(golden, jit, strict):
 @pytest.mark.parametrize("jit", [True, False], ids=["jit", "eager"])
 def test_probe(golden, jit, strict):
   expected = golden("linreg")
-  check(expected, traces.recompute_probe(expected, jit=jit))
+  check(expected, trace.recompute_probe(expected, jit=jit))
 
 
 def test_probe_has_the_published_numbers(golden, strict):
-  actual = traces.recompute_probe(golden("linreg"))
+  actual = trace.recompute_probe(golden("linreg"))
   stats = [actual[f"default/stat_{name}"] for name in ("mse_test", "mse_train", "ridge_component")]
   np.testing.assert_allclose(stats, [1.146966, 0.267491, 0.003927], atol=1e-5)
   np.testing.assert_allclose(actual["default/stat_accuracy_test"], 0.60, atol=1e-6)
@@ -134,14 +134,14 @@ def test_command_on_bad_files(request, damage, tmp_path, capsys):
 
 def test_scanned_layers_equal_unrolled_ones(golden, strict):
   """A tape unrolls the layers of a run; without one they are scanned."""
-  case = traces.read_case(golden("default"))
+  case = trace.read_case(golden("default"))
   assert [run.count for run in case.mlp.runs] == [1, 2, 1]
 
   def step():
     return case.step(case.theta, case.phi, case.batches[0])[1]
 
   scanned = jax.jit(step)()
-  with traces.recording():
+  with trace.recording():
     unrolled = step()
   for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(unrolled), strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from unsup_rule.training.heldout import HeldOut
+from unsup_rule.meta.heldout import HeldOut
 
 
 class Fade:

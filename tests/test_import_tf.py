@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from unsup_rule.cli import main
-from unsup_rule.commands.verify import read_arrays
-from unsup_rule.tf_names import theta_from_tf
-from unsup_rule.training.checkpoint import load_theta
+from unsup_rule.cli.main import main
+from unsup_rule.cli.verify import read_arrays
+from unsup_rule.meta.checkpoint import load_theta
+from unsup_rule.reference.tf_names import theta_from_tf
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from launched import Launched, all_workers_send
 from learned_optimization.learned_optimizers import base as lopt_base
 
-from unsup_rule.training import checkpoint
+from unsup_rule.meta import checkpoint
 
 _LOST = 50  # distributed.checkpoint_every_updates
 

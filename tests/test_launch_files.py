@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from unsup_rule import cli
+from unsup_rule.cli import main as cli
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "launch"
 _SCRIPTS = sorted(_FOLDER.glob("*.sh"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unsup_rule.rule import layers
-from unsup_rule.rule.execution import apart
+from unsup_rule.rule.tuning import apart
 
 
 def arrays(seed, *shapes):

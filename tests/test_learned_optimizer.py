@@ -11,13 +11,13 @@ from learned_optimization.outer_trainers import gradient_learner, truncation_sch
 from learned_optimization.outer_trainers import test_utils as trainer_test_utils
 from learned_optimization.tasks import test_utils as task_test_utils
 
-from unsup_rule.compat import estimators
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.learned_optimizer import UnsupervisedRule
-from unsup_rule.tasks.problems import Problems
+from unsup_rule.meta import estimators
+from unsup_rule.plugin.rule import UnsupervisedRule
+from unsup_rule.plugin.task import MLPTaskFamily
+from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import Source
-from unsup_rule.tasks.task import MLPTaskFamily
 
 KEY = jax.random.PRNGKey(0)
 

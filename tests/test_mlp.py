@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.mlp import MLP, NONLINEARITIES, flatten_examples
+from unsup_rule.rule.mlp import MLP, NONLINEARITIES, flatten_examples
 
 X = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 

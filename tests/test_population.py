@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from learned_optimization.population.mutators import winner_take_all_genetic
 
-from unsup_rule.compat import mutators
-from unsup_rule.distributed import history, population, table
+from unsup_rule.distributed import history, mutators, population, table
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks import distribution  # noqa: F401  Known to gin.
 
 _MEMBERS = [["Adam.learning_rate = 0.1"], ["Adam.learning_rate = 0.01"]]
 

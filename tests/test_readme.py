@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from unsup_rule import cli
+from unsup_rule.cli import main as cli
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -14,13 +14,13 @@ import pytest
 from rule_helpers import SMALL, SMALLEST, noisy
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.mlp import MLP
+from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule, mlp_of
 from unsup_rule.rule import update
-from unsup_rule.rule.dynamics import Dynamics
-from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule, mlp_of
-from unsup_rule.rule.sizes import Sizes, init_theta, sizes_of
-from unsup_rule.rule.tape import recording
+from unsup_rule.rule.capture import recording
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.schedule import Dynamics
 from unsup_rule.rule.terms import TERMS
+from unsup_rule.rule.theta import Sizes, init_theta, sizes_of
 from unsup_rule.rule.update import changes
 
 SIZES = Sizes(

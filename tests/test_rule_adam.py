@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup_rule.rule import learned_optimizer
-from unsup_rule.training.adam import RuleAdam
+from unsup_rule.plugin import rule as learned_optimizer
+from unsup_rule.plugin.adam import RuleAdam
 
 
 @pytest.mark.parametrize("composed", [False, True])

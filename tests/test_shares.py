@@ -7,14 +7,15 @@ import sys
 import jax
 import pytest
 
-from unsup_rule.rule import execution
-from unsup_rule.rule.execution import prepared
+from unsup_rule.rule import tuning
+from unsup_rule.rule.tuning import prepared
 
 SETTING = """
 import jax
 import jax.numpy as jnp
 import numpy as np
-from unsup_rule.compat import estimators, shares
+from unsup_rule.meta import estimators
+from unsup_rule.meta import shares
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner, truncation_schedule
 from learned_optimization.tasks import quadratics
@@ -144,7 +145,7 @@ def test_auto_is_vmap(n_tasks):
 @pytest.mark.parametrize(("size", "at_once"), [(1, 6), (4, 3), (5, 2), (100, 1)])
 def test_chunks_are_no_larger_than_allowed(monkeypatch, size, at_once):
   """Six tasks of one number each and of `size` more, where 12 numbers may be batched."""
-  monkeypatch.setattr(execution, "AT_ONCE", 12)
+  monkeypatch.setattr(tuning, "AT_ONCE", 12)
   tasks_at_once = []
 
   @jax.custom_batching.custom_vmap

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.tasks.augment import KINDS, Augmentation, Law, augment
-from unsup_rule.tasks.problems import Problems
+from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import DataSet, Source, check_apart
 
 COUNTS = (12, 15, 16, 13)

@@ -6,7 +6,7 @@ import pytest
 from fault_helpers import largest_file
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint, lock, trees
+from unsup_rule.meta import checkpoint, lock, trees
 
 _THETA = {"net": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(3, np.float32)}}
 

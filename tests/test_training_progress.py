@@ -8,10 +8,10 @@ import termios
 
 import pytest
 
-from unsup_rule.training import progress
+from unsup_rule.meta import progress
 
 _SCRIPT = """
-from unsup_rule.training.progress import Progress
+from unsup_rule.meta.progress import Progress
 shown = Progress(3, 200, seconds=0.0, num_seconds=0.0)
 for step in range(4, 201):
   shown.update(step, 2.5, dropped=step // 100)

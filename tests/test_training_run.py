@@ -9,11 +9,9 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import truncation_schedule
 
-from unsup_rule.compat import estimators
-from unsup_rule.compat import trainer as compat_trainer
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint
-from unsup_rule.training.run import MetaTrainingRun
+from unsup_rule.meta import checkpoint, estimators, library
+from unsup_rule.meta.outer_step import MetaTrainingRun
 
 # The same objects in every run, so that estimators and their compilations are the same too.
 _LOPT = lopt_base.LearnableAdam()
@@ -36,14 +34,14 @@ def _library_run(kind, seed=3, num_estimators=2, theta_opt=None):
       for one in jax.random.split(key, number)
     ]
 
-  learner = compat_trainer.gradient_learner(_LOPT, theta_opt or opt_base.Adam(1e-2))
+  learner = library.gradient_learner(_LOPT, theta_opt or opt_base.Adam(1e-2))
   return MetaTrainingRun(_LOPT, learner, sample, num_estimators, 2, seed)
 
 
 def _fake_run(slots, resample_frequency=0, theta_opt=None, seed=0):
   lopt, learner = meta_problems.learner()
   if theta_opt:
-    learner = compat_trainer.gradient_learner(lopt, theta_opt)
+    learner = library.gradient_learner(lopt, theta_opt)
   made = iter(slots)
   run = MetaTrainingRun(
     lopt,
@@ -202,7 +200,7 @@ def test_initial_theta_from_a_file_is_checked(tmp_path):
   checkpoint.save_params(tmp_path, theta, 0)
 
   def started():
-    learner = compat_trainer.gradient_learner(
+    learner = library.gradient_learner(
       lopt, opt_base.SGD(), init_theta_from_path=str(tmp_path / "params")
     )
     run = MetaTrainingRun(lopt, learner, lambda *_: [meta_problems.FakeEstimator()], 1, 0, 0)

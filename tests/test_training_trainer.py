@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint, curve
-from unsup_rule.training import summary as summary_module
-from unsup_rule.training.events import EventWriter
-from unsup_rule.training.trainer import local_train
+from unsup_rule.meta import checkpoint, curve
+from unsup_rule.meta import summary as summary_module
+from unsup_rule.meta.events import EventWriter
+from unsup_rule.meta.loop import local_train
 
 
 def _train(folder, estimator=None, **options):
@@ -228,7 +228,7 @@ def test_options_are_checked(tmp_path, binding):
 
 def test_a_heldout_function_must_return_an_error_bar(tmp_path, monkeypatch):
   monkeypatch.setattr(
-    "unsup_rule.training.trainer.TrainerOptions",
+    "unsup_rule.meta.loop.TrainerOptions",
     lambda: types.SimpleNamespace(
       seed=0,
       checkpoint_every_seconds=30,

@@ -14,12 +14,12 @@ import pytest
 from evaluation_helpers import SIZES, rule_folder
 
 import unsup_rule
-from unsup_rule.cli import main
+from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance
-from unsup_rule.rule.dynamics import Dynamics
-from unsup_rule.rule.sizes import init_theta
-from unsup_rule.training.checkpoint import load_theta
+from unsup_rule.meta.checkpoint import load_theta
+from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.theta import init_theta
 from unsup_rule.weights.archive import Archive, Use, digest
 from unsup_rule.weights.pretrained import DEFAULT, names
 

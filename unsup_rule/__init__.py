@@ -16,16 +16,16 @@ except importlib.metadata.PackageNotFoundError:  # A checkout on PYTHONPATH, not
   __version__ = "0+unknown"
 
 _HOMES = {
-  "MLP": "unsup_rule.mlp",
-  "MLPTaskFamily": "unsup_rule.tasks.task",
-  "Problems": "unsup_rule.tasks.problems",
+  "MLP": "unsup_rule.rule.mlp",
+  "MLPTaskFamily": "unsup_rule.plugin.task",
+  "Problems": "unsup_rule.tasks.sampler",
   "RidgeProbe": "unsup_rule.probe",
   "Source": "unsup_rule.tasks.sources",
   "Targets": "unsup_rule.probe",
   "UnsupervisedFeatures": "unsup_rule.features.transformer",
-  "UnsupervisedRule": "unsup_rule.rule.learned_optimizer",
+  "UnsupervisedRule": "unsup_rule.plugin.rule",
   "load": "unsup_rule.data",
-  "load_theta": "unsup_rule.training.checkpoint",
+  "load_theta": "unsup_rule.meta.checkpoint",
   "pretrained": "unsup_rule.weights.pretrained",
 }
 

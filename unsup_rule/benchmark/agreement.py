@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       folder = pathlib.Path(temporary) / name
       subprocess.run(
         [
-          *(sys.executable, "-m", "unsup_rule.cli", command, f"--train_log_dir={folder}"),
+          *(sys.executable, "-m", "unsup_rule", command, f"--train_log_dir={folder}"),
           *common,
           *flags,
         ],

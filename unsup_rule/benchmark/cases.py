@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unsup_rule.data.bank import Bank
-from unsup_rule.mlp import MLP
-from unsup_rule.rule.learned_optimizer import UnsupervisedRule
-from unsup_rule.rule.sizes import Sizes, init_theta
+from unsup_rule.data.dataset import Bank
+from unsup_rule.plugin.rule import UnsupervisedRule
+from unsup_rule.plugin.task import MLPTaskFamily
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.theta import Sizes, init_theta
 from unsup_rule.rule.update import changes
-from unsup_rule.tasks.problems import Problems
+from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import Source
-from unsup_rule.tasks.task import MLPTaskFamily
 
 
 @dataclasses.dataclass(frozen=True)

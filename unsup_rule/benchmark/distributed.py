@@ -20,10 +20,9 @@ from typing import Any
 
 import psutil
 
-from unsup_rule import config
-from unsup_rule.compat import courier
-from unsup_rule.distributed import cluster, identity, launcher
+from unsup_rule.distributed import cluster, courier, identity, launcher
 from unsup_rule.distributed.server import Contribution, Reply
+from unsup_rule.meta import gin_files
 
 _LOOK_SECONDS = 1.0
 _WARM = 3  # Gradients of a worker after which it has compiled what it needs.
@@ -71,7 +70,7 @@ def measure_scaling(
   Also the processor time that they cost, which tells what an idle machine would do where this one
   is not: alone, a worker has a core and the learner another; two share theirs with the learner.
   """
-  text = config.parse(
+  text = gin_files.parse(
     [config_file], ["run_train.num_steps = 1000000", "run_train.staleness = 8", *bindings]
   )
   rates: dict[int, list[float]] = {1: [], 2: []}
@@ -123,7 +122,7 @@ def measure_absorption(n_workers: int, seconds: float) -> dict[str, Any]:
   with tempfile.NamedTemporaryFile("w", suffix=".gin") as stream:
     stream.write(_ABSORB)
     stream.flush()
-    text = config.parse([stream.name])
+    text = gin_files.parse([stream.name])
   with cluster.connected(None, _SIMULATORS) as ray, tempfile.TemporaryDirectory() as folder:
     launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", 0)
     learner, _ = launcher.start(ray, launch)
@@ -167,7 +166,7 @@ def simulate_workers(config_text: str, server: str, first: int, number: int) -> 
   from learned_optimization import outer_train
   from learned_optimization.outer_trainers import gradient_learner
 
-  config.parse_text(config_text)
+  gin_files.parse_text(config_text)
   client = courier.Client(server)
   versions = identity.of_this_process(config_text)
   incarnation = [client.join(first + index, versions, {}) for index in range(number)]

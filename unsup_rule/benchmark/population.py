@@ -125,7 +125,7 @@ def _run(command: str, folder: pathlib.Path, steps: int, text: str, *flags: str)
   gin_file.write_text(f"{_PROBLEM}run_train.num_steps = {steps}\n{text}")
   subprocess.run(
     [
-      *(sys.executable, "-m", "unsup_rule.cli", command, f"--train_log_dir={folder}"),
+      *(sys.executable, "-m", "unsup_rule", command, f"--train_log_dir={folder}"),
       *(f"--config_file={gin_file}", "--gin_import=unsup_rule.benchmark.population", *flags),
     ],
     check=True,

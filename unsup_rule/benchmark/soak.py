@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from unsup_rule.training import checkpoint
+from unsup_rule.meta import checkpoint
 
 _LAST_UPDATES = 50  # After the run is started again.
 _LOOK_SECONDS = 0.5
@@ -113,7 +113,7 @@ class _Run:
     self._folder = folder
     self.process = subprocess.Popen(
       [
-        *(sys.executable, "-m", "unsup_rule.cli", "launch", f"--train_log_dir={folder}"),
+        *(sys.executable, "-m", "unsup_rule", "launch", f"--train_log_dir={folder}"),
         *(f"--config_file={arguments.config_file}", f"--workers={arguments.workers}"),
         *(f"--gin_import={name}" for name in arguments.gin_import),
         f"--gin_bindings=run_train.num_steps = {num_steps}",

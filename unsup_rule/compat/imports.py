@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _LIBRARY = "learned_optimization"
-_COURIER = "unsup_rule.compat.courier"  # Stands for courier, on Ray.
+_COURIER = "unsup_rule.distributed.courier"  # Stands for courier, on Ray.
 
 
 class _DeferredModule(types.ModuleType):

@@ -9,7 +9,7 @@ resizing     TensorFlow 1's bilinear grid, and box averages
 cache        checked files of banks
 """
 
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.data.sets import load
 
 __all__ = ["Bank", "load"]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.files import atomic_open
+from unsup_rule.storage import atomic_open
 
 _MAGIC = b"unsup_rule bank 1\n"
 _DIGEST_SIZE = hashlib.sha256().digest_size

@@ -8,7 +8,7 @@ import gin
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.data.faces import SPLITS, Face, find_faces, fingerprint
 from unsup_rule.errors import UnsupRuleError
 

@@ -8,8 +8,8 @@ import gin
 import numpy as np
 
 from unsup_rule.data import glyphs, silhouettes, tfds_source
-from unsup_rule.data.bank import Bank
 from unsup_rule.data.cache import cached
+from unsup_rule.data.dataset import Bank
 from unsup_rule.errors import UnsupRuleError
 
 _POINTS = 2000  # two moons: examples of both splits together

@@ -16,7 +16,7 @@ import dataclasses
 import gin
 import numpy as np
 
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.data.faces import SPLITS
 from unsup_rule.errors import UnsupRuleError
 

@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from unsup_rule.data import text
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.errors import UnsupRuleError
 
 _TIMEOUT_S = (5, 30)  # to connect, and between two packets

@@ -7,7 +7,7 @@ import pathlib
 import tempfile
 from typing import IO
 
-from unsup_rule import files
+from unsup_rule import storage
 
 # Held as long as the process lives; the kernel lets go of the lock however it ends.
 _held: list[IO] = []
@@ -27,7 +27,7 @@ def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
   if not hasattr(os, "sched_setaffinity"):
     return None
   folder = folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{os.getuid()}"
-  files.private_folder(folder)
+  storage.private_folder(folder)
   for core in sorted(os.sched_getaffinity(0)):
     stream = open(folder / str(core), "w")  # noqa: SIM115  Stays open, see `_held`.
     try:

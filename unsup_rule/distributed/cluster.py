@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from unsup_rule import files
-from unsup_rule.compat import courier
+from unsup_rule import storage
+from unsup_rule.distributed import courier
 from unsup_rule.errors import UnsupRuleError
 
 _PROBE_SECONDS = 5.0
@@ -52,7 +52,7 @@ def make_token(path: pathlib.Path) -> pathlib.Path:
   Raises:
     UnsupRuleError: the file can be read by others, or cannot be written.
   """
-  files.private_folder(path.parent)
+  storage.private_folder(path.parent)
   with contextlib.suppress(FileExistsError):
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
@@ -89,7 +89,7 @@ def environment(computes: bool) -> dict[str, Any]:
 def _started_here(n_workers: int) -> Iterator[Any]:
   folder = _own_folder()
   # Ray opens its own folder to all users; the one around it is closed.
-  inside = files.private_folder(folder / "r")
+  inside = storage.private_folder(folder / "r")
   ray = _import_ray(
     RAY_AUTH_TOKEN_PATH=str(make_token(folder / "token")),
     RAY_TMPDIR=str(inside),

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule import compilation, config
-from unsup_rule.compat import courier
-from unsup_rule.distributed import logs
+from unsup_rule.distributed import courier, logs
+from unsup_rule.distributed.meta_parameters import ThetaKeeper
 from unsup_rule.distributed.population import PopulationOptions
-from unsup_rule.distributed.theta import ThetaKeeper
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint
-from unsup_rule.training.options import TrainerOptions
+from unsup_rule.machine import compilation
+from unsup_rule.meta import checkpoint, gin_files
+from unsup_rule.meta.options import TrainerOptions
 
 _IDLE_SECONDS = 0.5
 
@@ -21,7 +20,7 @@ def run_evaluator(config_text: str, imports: Sequence[str], folder: str, server:
   """Evaluates what members submit, until the process is ended."""
   logs.redirect(folder, "evaluator")
   compilation.cache_on_disk()
-  config.parse_text(config_text, imports)
+  gin_files.parse_text(config_text, imports)
   fitness_fn = PopulationOptions().fitness()
   keeper = ThetaKeeper(
     # Gin has what it needs.

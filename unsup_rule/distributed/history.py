@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from unsup_rule import files
+from unsup_rule import storage
 
 _COLUMNS = (
   "time",
@@ -127,7 +127,7 @@ def draw(folder: pathlib.Path) -> None:
   for axes in panels:
     axes.grid(alpha=0.3)
   panels[-1].set_xlabel("update")
-  with files.atomic_open(folder / "members.png") as stream:
+  with storage.atomic_open(folder / "members.png") as stream:
     figure.savefig(stream, format="png", dpi=120)
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 from learned_optimization import distributed
 
-from unsup_rule import config
-from unsup_rule.compat import courier
-from unsup_rule.distributed import cluster, display, table
+from unsup_rule.distributed import cluster, courier, display, table
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training.signals import StopRequest
+from unsup_rule.meta import gin_files
+from unsup_rule.meta.signals import StopRequest
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 120.0
@@ -62,8 +61,8 @@ class Launch:
 
 def warnings(n_workers: int) -> list[str]:
   """Returns what in gin's configuration would waste gradients of so many workers."""
-  batch = config.bound("run_train.trainer_batch_size", 1)
-  staleness = config.bound("run_train.staleness", 1)
+  batch = gin_files.bound("run_train.trainer_batch_size", 1)
+  staleness = gin_files.bound("run_train.staleness", 1)
   # While a worker computes, each of the others delivers once.
   updates = -(-n_workers // batch)
   if staleness >= updates:

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule import compilation, config, files
-from unsup_rule.compat import asynchronous, courier
-from unsup_rule.distributed import identity, logs
-from unsup_rule.distributed.ledger import Incarnations, Ledger
+from unsup_rule import storage
+from unsup_rule.distributed import courier, identity, library_loops, logs
+from unsup_rule.distributed.meta_parameters import ThetaKeeper
 from unsup_rule.distributed.options import DistributedOptions
 from unsup_rule.distributed.population import Member, PopulationOptions
 from unsup_rule.distributed.run_files import RunFiles
 from unsup_rule.distributed.server import GradientServer, StopRequested
-from unsup_rule.distributed.theta import ThetaKeeper
+from unsup_rule.distributed.statistics import Incarnations, Ledger
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint, curve, summary
-from unsup_rule.training.options import TrainerOptions
+from unsup_rule.machine import compilation
+from unsup_rule.meta import checkpoint, curve, gin_files, summary
+from unsup_rule.meta.options import TrainerOptions
 
 _LOOK_SECONDS = 0.2
 
@@ -57,7 +57,7 @@ def run_learner(
   logs.redirect(folder, "learner")
   print(f"learner: process {os.getpid()}", flush=True)
   compilation.cache_on_disk()
-  config.parse_text(config_text, imports)
+  gin_files.parse_text(config_text, imports)
   result: dict[str, Any] = {}
 
   def train(make_learner: Any, **settings: Any) -> None:
@@ -68,7 +68,7 @@ def run_learner(
       session.enter_population(controller, member)
     result.update(session.train())
 
-  asynchronous.run_as_learner(train)
+  library_loops.run_as_learner(train)
   return result
 
 
@@ -118,7 +118,7 @@ class LearnerSession:
     self._submitted = self._keeper.step
     self._files.losses = lambda: self._ledger.losses
     self._files.refused = lambda: sum(self._ledger.refused.values())
-    files.write_text(folder / "config.gin", config_text)
+    storage.write_text(folder / "config.gin", config_text)
     self._server: GradientServer | None = None
 
   def enter_population(self, controller: str, member: int) -> None:
@@ -156,7 +156,7 @@ class LearnerSession:
     done = self._keeper.step >= num_steps or 0 < num_seconds <= self._files.seconds
     try:
       if not done:
-        asynchronous.train_learner(
+        library_loops.train_learner(
           self._keeper,
           self._make_server,
           self._files,

@@ -13,14 +13,14 @@ import gin
 import numpy as np
 from learned_optimization.population import population as library_population
 
-from unsup_rule import config, files
-from unsup_rule.compat import courier, mutators  # noqa: F401  Registers mutators with gin.
-from unsup_rule.distributed import history, logs
+from unsup_rule import storage
+from unsup_rule.distributed import courier, history, logs
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks.problems import Problems
+from unsup_rule.meta import gin_files
+from unsup_rule.meta.heldout import HeldOut
+from unsup_rule.meta.options import HeldoutFn, TrainerOptions
+from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import DataSet, check_apart
-from unsup_rule.training.heldout import HeldOut
-from unsup_rule.training.options import HeldoutFn, TrainerOptions
 
 _STATE = "population.state"
 _KEPT_ROUNDS = 3  # Of theta that members may still be about to load.
@@ -111,7 +111,7 @@ class PopulationOptions:
     fitness = self.fitness()
     if isinstance(fitness, MetaValidation):
       data = dataclasses.replace(DataSet.from_settings(fitness.data), split=fitness.split)
-      check_apart(config.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])
+      check_apart(gin_files.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])
 
   def fitness(self) -> HeldoutFn:
     """Returns what measures theta."""
@@ -210,8 +210,8 @@ class Controller(library_population.PopulationController):
     """Writes the state atomically, and keeps the one before it."""
     path = self._folder / _STATE
     if path.exists():
-      files.write_bytes(self._folder / f"{_STATE}.before", path.read_bytes())
-    files.write_bytes(path, self.serialized_state() or b"")
+      storage.write_bytes(self._folder / f"{_STATE}.before", path.read_bytes())
+    storage.write_bytes(path, self.serialized_state() or b"")
 
   def _prune(self) -> None:
     """Removes theta that no member can be about to load."""
@@ -268,7 +268,7 @@ class Member:
 def run_controller(config_text: str, imports: Sequence[str], folder: str, server: str) -> None:
   """Serves a population until the process is ended."""
   logs.redirect(folder, "controller")
-  config.parse_text(config_text, imports)
+  gin_files.parse_text(config_text, imports)
   options = PopulationOptions()
   controller = Controller(
     options.members, options.mutator, pathlib.Path(folder), TrainerOptions().seed

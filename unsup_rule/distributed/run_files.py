@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from unsup_rule import files
+from unsup_rule import storage
+from unsup_rule.distributed.meta_parameters import ThetaKeeper, Update
 from unsup_rule.distributed.options import DistributedOptions
-from unsup_rule.distributed.theta import ThetaKeeper, Update
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import checkpoint, curve, trees
-from unsup_rule.training.events import EventWriter
-from unsup_rule.training.options import TrainerOptions
+from unsup_rule.meta import checkpoint, curve, trees
+from unsup_rule.meta.events import EventWriter
+from unsup_rule.meta.options import TrainerOptions
 
 _STATUS_SECONDS = 1.0
 _KEPT_SNAPSHOTS = 4  # Of a generation: evaluations take a while.
@@ -219,7 +219,7 @@ class RunFiles:
     self._status_at = time.monotonic()
     content = {"state": state, "time": time.time(), **self.report()}
     with self._tolerant():
-      files.write_text(self.folder / "status.json", json.dumps(content))
+      storage.write_text(self.folder / "status.json", json.dumps(content))
 
   def about(self) -> dict[str, Any]:
     """Returns what these files know, for the report."""

@@ -11,12 +11,11 @@ import jax
 import numpy as np
 from learned_optimization import distributed
 
-from unsup_rule.compat import asynchronous, courier
-from unsup_rule.distributed import identity
-from unsup_rule.distributed.ledger import Incarnations, Ledger
+from unsup_rule.distributed import courier, identity, library_loops
 from unsup_rule.distributed.options import DistributedOptions
+from unsup_rule.distributed.statistics import Incarnations, Ledger
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.training import trees
+from unsup_rule.meta import trees
 
 _LEAST_BUFFER = 64
 _WAKE_SECONDS = 0.5
@@ -203,7 +202,7 @@ class GradientServer(distributed.AsyncLearner):
       steps, values = zip(*batch, strict=True)
       ages = int(self._current_iteration) - np.asarray(steps)
       self.last_staleness = float(ages.mean()), int(ages.max())
-    return asynchronous.gathered(steps, values, n_waiting)
+    return library_loops.gathered(steps, values, n_waiting)
 
   def set_weights(self, current_iteration: int, weights: Any, clear_buffer: bool = False) -> int:
     """Publishes theta; returns how many waiting gradients are too stale for it."""

@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule import compilation, config
-from unsup_rule.compat import asynchronous, courier
-from unsup_rule.compat import trainer as compat_trainer
-from unsup_rule.compat.estimators import task_family
-from unsup_rule.distributed import affinity, identity, logs
+from unsup_rule.distributed import affinity, courier, identity, library_loops, logs
 from unsup_rule.distributed.options import DistributedOptions
 from unsup_rule.distributed.server import Contribution, Reply
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks import streams
-from unsup_rule.training import run, trees
-from unsup_rule.training.options import TrainerOptions
+from unsup_rule.machine import compilation
+from unsup_rule.meta import gin_files, library, outer_step, streams, trees
+from unsup_rule.meta.estimators import task_family
+from unsup_rule.meta.options import TrainerOptions
 
 
 class NoMoreWork(Exception):
@@ -107,8 +104,8 @@ class WatchedEstimator:
     )
     # Arrays of jax hold what the library adds up; these copies cost little beside an estimate.
     if trees.all_finite((output.mean_loss, output.grad)):
-      by_source = run.source_losses(task_family(self._estimator), output.unroll_info)
-      whole = {run.family_name(self._estimator): [float(output.mean_loss)]}
+      by_source = outer_step.source_losses(task_family(self._estimator), output.unroll_info)
+      whole = {outer_step.family_name(self._estimator): [float(output.mean_loss)]}
       for name, values in (by_source or whole).items():
         self._client.losses.setdefault(name, []).append(float(np.mean(values)))
     else:
@@ -138,7 +135,7 @@ def run_worker(
   logs.redirect(folder, f"worker_{worker}")
   print(f"worker {worker}: process {os.getpid()} on core {core}", flush=True)
   compilation.cache_on_disk()
-  config.parse_text(config_text, imports)
+  gin_files.parse_text(config_text, imports)
   about = {"host": socket.gethostname(), "pid": os.getpid(), "core": core}
   options = DistributedOptions()
   incarnation = courier.Client(server, options.call_deadline_seconds).join(
@@ -157,17 +154,17 @@ def run_worker(
     settings["summary_every_n"] = 0
 
     def sample(learned_opt, key, num_gradient_estimators, **unused_worker):
-      found = compat_trainer.sample_estimators(
+      found = library.sample_estimators(
         learned_opt, key, num_gradient_estimators, sample_estimators
       )
       return [WatchedEstimator(estimator, client) for estimator in found]
 
-    asynchronous.train_worker(
+    library_loops.train_worker(
       client, streams.worker_key(seed, stream, incarnation), worker, sample, **settings
     )
 
   try:
-    asynchronous.run_as_worker(train)
+    library_loops.run_as_worker(train)
   except NoMoreWork:
     print(f"worker {worker}: no more work", flush=True)
   except UnsupRuleError:

@@ -20,9 +20,9 @@ import numpy as np
 
 from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks.problems import Problems
+from unsup_rule.plugin.task import MLPTask, MLPTaskFamily
+from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import DataSet
-from unsup_rule.tasks.task import MLPTask, MLPTaskFamily
 
 from learned_optimization import optimizers as _optimizers  # noqa: F401  isort: skip
 from learned_optimization.baselines import run_archive, run_trainer, utils  # isort: skip

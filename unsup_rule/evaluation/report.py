@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from unsup_rule import files
+from unsup_rule import storage
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import fewshot, inside, meta_training, steps, sweeps
 from unsup_rule.evaluation.figures.style import Drawn
@@ -40,7 +40,7 @@ def write(
   """Writes `figures/*.png` and `report.html`; returns the page's path."""
   drawn, absent = _figures(folder, rows, rule_folder)
   for figure in drawn:
-    files.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
+    storage.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
   body = [
     f"<h1>{html.escape(suite.title)}</h1>",
     f"<p>{html.escape(suite.about)}</p>" if suite.about else "",
@@ -64,7 +64,7 @@ def write(
     + "\n</body></html>\n"
   )
   path = folder / "report.html"
-  files.write_text(path, page)
+  storage.write_text(path, page)
   return path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from unsup_rule import files
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import protocol
 from unsup_rule.evaluation.methods.base import Snapshot
@@ -118,7 +118,7 @@ def measure(
   if inside and folder is not None:
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **inside)
-    files.write_bytes(arrays_path(folder, cell.key), content.getvalue())
+    storage.write_bytes(arrays_path(folder, cell.key), content.getvalue())
   return [
     {name: value if value else None for name, value in entry.items()} | {"step": entry["step"]}
     for entry in by_step.values()

@@ -9,7 +9,7 @@ import numpy as np
 
 from unsup_rule.data import Bank
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.mlp import MLP
+from unsup_rule.rule.mlp import MLP
 from unsup_rule.tasks.sources import DataSet
 
 
@@ -100,7 +100,7 @@ class Setting:
     width: units of each hidden layer.
     hidden_layers: their number; the embedding is one more layer.
     n_outputs: units of the embedding.
-    nonlinearity: a name in `unsup_rule.mlp.NONLINEARITIES`.
+    nonlinearity: a name in `unsup_rule.rule.mlp.NONLINEARITIES`.
     permute: whether each seed shuffles the inputs by a permutation of its own.
     batch_size: examples of one step.
     steps: training steps after which features are measured, increasing.

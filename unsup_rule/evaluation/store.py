@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from unsup_rule import files
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.protocol import READOUTS, mean_and_error
 
@@ -46,7 +46,7 @@ class Store:
     content = self._path.read_bytes() if self._path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content or not self._path.exists():
-      files.write_bytes(self._path, whole)
+      storage.write_bytes(self._path, whole)
     for number, line in enumerate(whole.splitlines(), start=1):
       try:
         row = json.loads(line)
@@ -107,7 +107,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
   writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
   writer.writeheader()
   writer.writerows(table)
-  files.write_text(path, text.getvalue())
+  storage.write_text(path, text.getvalue())
 
 
 def _summary(readout: str, values: Sequence[float]) -> dict[str, Any]:

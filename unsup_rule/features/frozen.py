@@ -8,7 +8,15 @@ weights and offsets.
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.mlp import EPSILON, MLP, NONLINEARITIES, Params, batch_mean, run_names, scan_or_call
+from unsup_rule.rule.mlp import (
+  EPSILON,
+  MLP,
+  NONLINEARITIES,
+  Params,
+  batch_mean,
+  run_names,
+  scan_or_call,
+)
 
 Network = dict[str, dict[str, jax.Array]]
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.features import frozen
-from unsup_rule.mlp import MLP, Params
-from unsup_rule.rule.dynamics import Dynamics
-from unsup_rule.rule.learned_optimizer import RuleOptimizer, RuleState
-from unsup_rule.rule.sizes import Sizes, Theta
+from unsup_rule.plugin.rule import RuleOptimizer, RuleState
+from unsup_rule.rule.mlp import MLP, Params
+from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.theta import Sizes, Theta
 
 Rows = Callable[[np.ndarray], np.ndarray]  # numbers of rows -> float32 [.., n_0]
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import programs
-from unsup_rule.mlp import MLP
-from unsup_rule.rule.dynamics import reordered
-from unsup_rule.rule.learned_optimizer import mlp_of
+from unsup_rule.plugin.rule import mlp_of
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.schedule import reordered
 from unsup_rule.weights.pretrained import Pretrained, pretrained
 
 _STATISTICS_ROWS = 4096
@@ -41,7 +41,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     random_state: initial weights, the order of rows, and the order in which the rule is shown the
       inputs: it minds their order a little, and in meta-training saw most of them shuffled.
     standardize: whether inputs are brought to mean 0 and variance 1, column by column.
-    nonlinearity: name of it, see `unsup_rule.mlp.NONLINEARITIES`.
+    nonlinearity: name of it, see `unsup_rule.rule.mlp.NONLINEARITIES`.
     verbose: whether `fit` shows a progress bar.
 
   Attributes:

@@ -11,9 +11,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.rule.execution import apart
-from unsup_rule.rule.sizes import Theta
-from unsup_rule.rule.tape import is_recording, record
+from unsup_rule.rule.capture import is_recording, record
+from unsup_rule.rule.theta import Theta
+from unsup_rule.rule.tuning import apart
 
 BATCH, UNITS = 1, 2
 BN_EPSILON = 1e-3

@@ -7,9 +7,9 @@ channels come first.
 import jax
 import jax.numpy as jnp
 
+from unsup_rule.rule.capture import record, scope
 from unsup_rule.rule.layers import BATCH, UNITS, batch_norm, conv_bn_relu, convolve, linear, masked
-from unsup_rule.rule.sizes import Sizes, Theta, numbered
-from unsup_rule.rule.tape import record, scope
+from unsup_rule.rule.theta import Sizes, Theta, numbered
 
 
 def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:

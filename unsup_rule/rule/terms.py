@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.mlp import batch_standardise
 from unsup_rule.rule.layers import channel_product, masked
-from unsup_rule.rule.sizes import Theta
+from unsup_rule.rule.mlp import batch_standardise
+from unsup_rule.rule.theta import Theta
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.mlp import MLP, Activations, Params, batch_mean, embedding, run_names
+from unsup_rule.rule.capture import is_recording, record, scope
 from unsup_rule.rule.layers import linear
+from unsup_rule.rule.mlp import MLP, Activations, Params, batch_mean, embedding, run_names
 from unsup_rule.rule.networks import (
   back_project,
   layer_delta,
@@ -14,9 +15,8 @@ from unsup_rule.rule.networks import (
   top_delta,
   weight_statistics,
 )
-from unsup_rule.rule.sizes import COEFFICIENTS, Sizes, Theta
-from unsup_rule.rule.tape import is_recording, record, scope
 from unsup_rule.rule.terms import TERMS, Connection
+from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Theta
 
 NORMALISE_EPSILON = 1.0
 # Layers of a run up to which they are unrolled: a tenth faster than a scan, which has to store what

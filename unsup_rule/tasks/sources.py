@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule.data.bank import Bank
+from unsup_rule.data.dataset import Bank
 from unsup_rule.data.sets import load
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.tasks.augment import Augmentation

@@ -25,10 +25,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from unsup_rule import files
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.dynamics import Dynamics
-from unsup_rule.rule.sizes import Sizes, Theta, init_theta, sizes_of
+from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.theta import Sizes, Theta, init_theta, sizes_of
 
 FORMAT = 2
 _HEADER = "header"
@@ -102,7 +102,7 @@ class Archive:
     named: dict[str, Any] = {_HEADER: np.frombuffer(text, np.uint8), **arrays}
     stream = io.BytesIO()
     np.savez(stream, **named)
-    files.write_bytes(path, stream.getvalue())
+    storage.write_bytes(path, stream.getvalue())
 
   @classmethod
   def read(cls, path: str | os.PathLike) -> "Archive":

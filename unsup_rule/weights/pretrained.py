@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.learned_optimizer import RuleOptimizer, UnsupervisedRule
+from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
 from unsup_rule.weights.archive import Archive, digest
 
 DEFAULT = "offset14"

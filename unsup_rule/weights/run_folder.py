@@ -12,11 +12,11 @@ import flax.serialization
 import jax
 import msgpack
 
-from unsup_rule import files
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.dynamics import Dynamics, read_setting
-from unsup_rule.rule.sizes import init_theta, sizes_of
-from unsup_rule.training import checkpoint
+from unsup_rule.meta import checkpoint
+from unsup_rule.rule.schedule import Dynamics, read_setting
+from unsup_rule.rule.theta import init_theta, sizes_of
 from unsup_rule.weights.archive import Archive, Use
 
 _NAMES = "|".join(field.name for field in dataclasses.fields(Dynamics))
@@ -76,9 +76,9 @@ def write(folder: str | os.PathLike, rule: Archive) -> None:
   values = dataclasses.asdict(rule.sizes) | dataclasses.asdict(rule.dynamics)
   lines = [f"UnsupervisedRule.{key} = {value!r}" for key, value in values.items()]
   text = "\n".join(
-    ["import unsup_rule.rule.learned_optimizer", *lines, "run_train.lopt = @UnsupervisedRule()", ""]
+    ["import unsup_rule.plugin.rule", *lines, "run_train.lopt = @UnsupervisedRule()", ""]
   )
-  files.write_text(folder / "config.gin", text)
+  storage.write_text(folder / "config.gin", text)
   checkpoint.save_params(folder, rule.theta, step=rule.provenance.get("outer_steps") or 0)
 
 

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from unsup_rule.evaluation.figures import style
-from unsup_rule.training import curve
+from unsup_rule.meta import curve
 
 ABSENT = "The meta-training curve: the rule's folder holds no curve.csv."
 

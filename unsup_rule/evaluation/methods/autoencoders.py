@@ -11,7 +11,7 @@ import optax
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
-from unsup_rule.mlp import NONLINEARITIES
+from unsup_rule.rule.mlp import NONLINEARITIES
 
 Layers = list[dict[str, jax.Array]]
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
+from unsup_rule.plugin.task import MLPTask
 from unsup_rule.probe import RidgeProbe
-from unsup_rule.tasks.problems import Problems
+from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import Source
-from unsup_rule.tasks.task import MLPTask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ import dataclasses
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
-from unsup_rule.rule.dynamics import Dynamics
-from unsup_rule.rule.learned_optimizer import RuleOptimizer
-from unsup_rule.rule.sizes import Sizes, Theta
+from unsup_rule.plugin.rule import RuleOptimizer
+from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.theta import Sizes, Theta
 
 _SHOWN_UNITS = 32  # whose receptive fields are kept
 

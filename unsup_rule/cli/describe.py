@@ -1,0 +1,291 @@
+"""`unsup-rule describe`: says what a run of a gin file would sample, and draws examples of it."""
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from unsup_rule.cli import gin_flags
+from unsup_rule.errors import UnsupRuleError
+
+# Applications of the rule that a truncation's step costs: back-propagation goes forward twice (it
+# keeps only the states between steps) and backward at twice that, the others run a pair of tasks.
+_PASSES = {"truncated_grad": 4, "truncated_pes": 2, "truncated_es": 2}
+_TIMED = 3
+_MB = 1e6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags; those of configuration are named as for `train`."""
+  gin_flags.add_arguments(parser, "run_train.num_steps=100")
+  parser.add_argument("--out", metavar="PNG", help="draw examples of every data set there")
+  parser.add_argument(
+    "--measure",
+    action="store_true",
+    help="take outer steps of one sampled estimator, and time them and their data (minutes)",
+  )
+  parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+  """Prints the description; returns the exit code.
+
+  Raises:
+    UnsupRuleError: bad configuration, or one without `task_distribution`.
+  """
+  if not arguments.config_file and not arguments.gin_bindings:
+    raise UnsupRuleError("nothing to describe; give a gin file with --config_file")
+  import gin
+
+  from unsup_rule.meta import gin_files, heldout
+  from unsup_rule.plugin.distribution import task_distribution
+
+  gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
+  heldout.check_configuration()
+  if gin_files.bound("task_distribution.sources") is None:
+    raise UnsupRuleError("task_distribution.sources is not set; nothing of ours would be sampled")
+  distribution = task_distribution()
+  optimizer: Any = gin_files.bound("run_train.lopt")
+  lopt = gin.get_configurable(optimizer.configurable.selector)()
+  estimator = _Estimator(gin_files)
+  sections = [
+    ("Data sets", _data_sets(distribution)),
+    ("Architectures", _architectures(distribution)),
+    ("Estimators", estimator.lines(gin_files)),
+    ("Size and cost", _cost(distribution, lopt, estimator)),
+  ]
+  for title, lines in sections:
+    _show(title, lines)
+  if arguments.measure:
+    _show("Measured", _measured(distribution, lopt, arguments.seed))
+  if arguments.out:
+    from unsup_rule.cli import sheet
+
+    sheet.draw(distribution, arguments.out, arguments.seed)
+    print(f"examples drawn in {arguments.out}")
+  return 0
+
+
+def _show(title: str, lines: Sequence[str]) -> None:
+  print("\n".join([title, *(f"  {line}" for line in lines), ""]), flush=True)
+
+
+class _Estimator:
+  """What gin says about gradient estimators."""
+
+  def __init__(self, gin_files: Any):
+    name = "build_gradient_estimators.gradient_estimator_fn"
+    reference = gin_files.bound(name)
+    if reference is None:
+      raise UnsupRuleError(f"{name} is not set; include a file of gin/estimator")
+    self.name: str = reference.configurable.name
+    bound = functools.partial(self._bound, gin_files)
+    lengths = bound("unroll_length", "trunc_length") or ()
+    self.truncations: tuple[int, ...] = (lengths,) if isinstance(lengths, int) else tuple(lengths)
+    self.tasks: int = bound("num_tasks") or 1
+    self.schedule = bound("trunc_sched")
+    self.number: int = gin_files.bound("run_train.num_estimators", 2)
+
+  def _bound(self, gin_files: Any, *parameters: str) -> Any:
+    found = (gin_files.bound(f"{self.name}.{parameter}") for parameter in parameters)
+    return next((value for value in found if value is not None), None)
+
+  @property
+  def inner_steps(self) -> float:
+    """Inner steps of all tasks in an outer step, on average."""
+    return self.number * self.tasks * statistics.mean(self.truncations or (1,))
+
+  def lines(self, gin_files: Any) -> list[str]:
+    schedule = getattr(getattr(self.schedule, "configurable", None), "name", str(self.schedule))
+    low, high = (gin_files.bound(f"{schedule}.{side}_length") for side in ("min", "max"))
+    length = f"{low} to {high}" if low else gin_files.bound(f"{schedule}.total_length", "?")
+    frequency = gin_files.bound("run_train.stochastic_resample_frequency", 200)
+    replaced = f"replaced every {frequency} outer steps on average" if frequency else "kept"
+    return [
+      f"{self.number} side by side, {self.name}, {self.tasks} tasks each; {replaced}",
+      f"truncations of {_listed(self.truncations)} inner steps",
+      f"episodes of {length} inner steps ({schedule})",
+    ]
+
+
+def _listed(values: Sequence[Any]) -> str:
+  texts = [str(value) for value in values]
+  return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def _data_sets(distribution: Any) -> list[str]:
+  from unsup_rule.cli.sheet import ways
+
+  head = (
+    "set",
+    "split",
+    "inputs",
+    "examples",
+    "classes",
+    "problems",
+    "share",
+    "MB",
+    "augmentation",
+  )
+  rows: list[tuple[str, ...]] = [head]
+  for probability, problems in zip(distribution.probabilities, distribution.problems, strict=True):
+    total = sum(source.weight for source in problems.sources)
+    for source in problems.sources:
+      bank = source.bank
+      shape = "x".join(map(str, bank.shape)) if bank.is_image else str(bank.n_inputs)
+      rows.append(
+        (
+          bank.name,
+          bank.split,
+          shape,
+          f"{len(bank):,}",
+          str(bank.n_classes),
+          ways(source.ways),
+          f"{100 * probability * source.weight / total:.0f}%",
+          f"{bank.images.nbytes / _MB:.1f}",
+          _augmentation(source.augmentation),
+        )
+      )
+  return _table(rows)
+
+
+def _augmentation(augmentation: Any) -> str:
+  kinds = (
+    (augmentation.rotation, f"rotation to ±{augmentation.rotation:g}°"),
+    (augmentation.shift, f"shift to ±{augmentation.shift:g} pixels"),
+    (augmentation.noise, f"noise to {augmentation.noise:g}"),
+    (augmentation.thickness, f"strokes thicker by up to {augmentation.thickness:g} pixels"),
+    (augmentation.shading, f"shading to {100 * augmentation.shading:g}%"),
+  )
+  parts = [
+    text + (f" in {100 * probability:.0f}%" if probability < 1 else "")
+    for (size, text), probability in zip(kinds, augmentation.probabilities, strict=True)
+    if size
+  ]
+  return ", ".join(parts) or "none"
+
+
+def _architectures(distribution: Any) -> list[str]:
+  shapes = [problems.n_inputs for problems in distribution.problems]
+  rows = [("hidden layers", "nonlinearity", *(f"parameters of {n} inputs" for n in shapes))]
+  for index, (depth, width, nonlinearity) in enumerate(distribution.architectures):
+    counts = [distribution.family(i, index).mlp.n_parameters for i in range(len(shapes))]
+    rows.append((f"{depth} of {width}", nonlinearity, *(f"{count:,}" for count in counts)))
+  outputs = distribution.family(0, 0).mlp.n_outputs
+  return [*_table(rows), f"and {outputs} outputs; batches of {distribution.problems[0].batch_size}"]
+
+
+def _cost(distribution: Any, lopt: Any, estimator: _Estimator) -> list[str]:
+  import tqdm
+
+  n_shapes, n_architectures = len(distribution.problems), len(distribution.architectures)
+  pairs = [(i, j) for i in range(n_shapes) for j in range(n_architectures)]
+  operations = [
+    (_step_operations(distribution.family(*pair), lopt), distribution.probabilities[pair[0]])
+    for pair in tqdm.tqdm(pairs, desc="counting", leave=False, disable=not sys.stderr.isatty())
+  ]
+  mean = sum(count * weight for count, weight in operations) / n_architectures
+  counts = [count for count, _ in operations]
+  step = mean * _PASSES.get(estimator.name, 1) * estimator.inner_steps
+  memory = sum(problems.nbytes for problems in distribution.problems)
+  lengths = max(1, len(estimator.truncations))
+  return [
+    f"compiled programs: at most {len(pairs) * lengths} ({n_shapes} input shapes x "
+    f"{n_architectures} architectures x {lengths} truncations), each on first use",
+    f"examples in memory: {memory / _MB:.1f} MB on the device, and as much on the host",
+    f"an inner step of a task: {_giga(min(counts))} to {_giga(max(counts))} in matrix products, "
+    f"{_giga(mean)} on average",
+    f"an outer step: {estimator.inner_steps:g} inner steps, about {_giga(step)}",
+  ]
+
+
+def _giga(operations: float) -> str:
+  return f"{operations / 1e9:.3g} GFLOP"
+
+
+def _step_operations(family: Any, lopt: Any) -> int:
+  """Operations of one inner step: its batch, the rule, and the meta-loss after it."""
+  import jax
+
+  from unsup_rule.benchmark.counting import needs
+
+  def step(theta, key):
+    task = family.task_fn(family.sample(key))
+    params, model_state = task.init_with_state(key)
+    optimizer = lopt.opt_fn(theta)
+    state = optimizer.init(params, model_state, num_steps=1, key=key)
+    activations = task.mlp.apply(params, task.problems.unlabelled(task.problem, key))
+    zeros = jax.tree.map(jax.numpy.zeros_like, params)
+    state = optimizer.update(state, zeros, loss=0.0, model_state=activations, key=key)
+    return task.loss(optimizer.get_params(state), key)
+
+  key = jax.random.PRNGKey(0)
+  return needs(step, jax.eval_shape(lopt.init, key), key).operations
+
+
+def _measured(distribution: Any, lopt: Any, seed: int) -> list[str]:
+  """Times gradient estimates of one sampled estimator, and the drawing of their data alone."""
+  import jax
+  from learned_optimization.optimizers import base as opt_base
+
+  from unsup_rule.meta import library
+
+  key = jax.random.PRNGKey(seed)
+  (sampled,) = library.sample_estimators(lopt, key, 1)
+  estimator: Any = getattr(sampled, "estimators", (sampled,))[0]
+  step: Any = getattr(estimator, "truncated_step", estimator)
+  length = getattr(estimator, "unroll_length", None) or estimator.trunc_length
+  learner = library.gradient_learner(lopt, opt_base.SGD(0.0))
+  weights = learner.get_state_for_worker(learner.init(key))
+  print("compiling", file=sys.stderr, flush=True)
+  state = estimator.init_worker_state(weights, key)
+
+  def estimate():
+    output, _ = estimator.compute_gradient_estimate(weights, key, state, with_summary=False)
+    jax.block_until_ready(output)
+
+  family, n_tasks = step.task_family, step.num_tasks
+
+  @jax.jit
+  def draw_all(key):
+    """All that the truncation draws: a problem and a batch a task and step, used or not."""
+
+    def draw(key):
+      problem = family.sample(key)
+      task = family.task_fn(problem)
+      drawn = (problem, task.unlabelled(key), task.labelled(key))
+      return jax.tree.map(jax.numpy.sum, drawn)
+
+    def one_step(carry, key):
+      return carry, jax.vmap(draw)(jax.random.split(key, n_tasks))
+
+    return jax.lax.scan(one_step, None, jax.random.split(key, length))[1]
+
+  estimate_s = _seconds(estimate)
+  draw_s = _seconds(lambda: jax.block_until_ready(draw_all(key)))
+  return [
+    f"{family.name}: {n_tasks} tasks x {length} inner steps in {estimate_s:.3f} s",
+    f"drawing their problems and batches alone: {draw_s:.4f} s, {100 * draw_s / estimate_s:.1f}%",
+  ]
+
+
+def _seconds(function: Any) -> float:
+  """The shortest of several calls, after one that compiles."""
+  times = []
+  for _ in range(1 + _TIMED):
+    began = time.perf_counter()
+    function()
+    times.append(time.perf_counter() - began)
+  return min(times[1:])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+  """Rows of text with aligned columns, the first row being the head."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+    for row in rows
+  ]

@@ -1,0 +1,167 @@
+"""`unsup-rule export`: a meta-trained rule as one file to ship, or as a folder for the library."""
+
+import argparse
+import dataclasses
+import pathlib
+import subprocess
+from collections.abc import Sequence
+
+import jax
+
+from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.schedule import Dynamics, read_setting
+
+# Of summary.json: (key, words of the card).
+_MEASURED = (
+  ("heldout_untrained_accuracy_before", "the same networks untrained"),
+  ("heldout_accuracy_before", "the rule before meta-training"),
+  ("heldout_accuracy_after", "the rule"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Arguments of `export`."""
+  parser.add_argument(
+    "--rule",
+    required=True,
+    nargs="+",
+    help="folder of a run, .npz file, or shipped name; of several, which descend from one another, "
+    "the mean of their thetas is exported, and the last one's configuration",
+  )
+  parser.add_argument(
+    "--out",
+    type=pathlib.Path,
+    required=True,
+    help="FILE.npz, which gets a model card FILE.md beside it; or a folder for params and "
+    "config.gin, which opt_from_checkpoint of learned_optimization loads",
+  )
+  parser.add_argument(
+    "--dynamics",
+    nargs="+",
+    default=[],
+    metavar="NAME=VALUE",
+    help="how its changes are applied, where that is to be different: any of "
+    + ", ".join(field.name for field in dataclasses.fields(Dynamics)),
+  )
+  parser.add_argument("--about", help="a sentence or two for the model card")
+  parser.add_argument("--steps", type=int, help="applications that the rule is at its best with")
+  parser.add_argument("--batch-size", type=int, help="examples of one application")
+  parser.add_argument("--core-hours", type=float, help="that meta-training took")
+  parser.add_argument("--commit", help="that it was trained at (default: of this checkout)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+  """Writes the file or the folder."""
+  from unsup_rule.weights import run_folder
+  from unsup_rule.weights.pretrained import averaged, pretrained
+
+  out = arguments.out
+  rule = averaged([pretrained(rule) for rule in arguments.rule])
+  use = {"steps": arguments.steps, "batch_size": arguments.batch_size}
+  told = {
+    "about": arguments.about,
+    "core_hours": arguments.core_hours,
+    "commit": arguments.commit or rule.provenance.get("commit") or _commit(),
+  }
+  rule = dataclasses.replace(
+    rule,
+    name=out.stem,
+    dynamics=_changed(rule.dynamics, arguments.dynamics),
+    use=dataclasses.replace(rule.use, **{k: v for k, v in use.items() if v is not None}),
+    provenance=rule.provenance | {k: v for k, v in told.items() if v is not None},
+  )
+  if out.suffix == ".npz":
+    for path in (out, out.with_suffix(".md")):
+      if path.exists():
+        raise UnsupRuleError(f"{path} exists already; remove it or choose another name")
+    storage.write_text(out.with_suffix(".md"), _card(rule))
+    rule.write(out)
+  else:
+    run_folder.write(out, rule)
+  print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {out}")
+  return 0
+
+
+def _changed(dynamics: Dynamics, settings: Sequence[str]) -> Dynamics:
+  """The dynamics with these settings, each NAME=VALUE."""
+  known = {field.name for field in dataclasses.fields(Dynamics)}
+  changes = {}
+  for setting in settings:
+    name, _, value = setting.partition("=")
+    if name not in known:
+      raise UnsupRuleError(f"--dynamics names {name!r}; use {', '.join(sorted(known))}")
+    try:
+      changes[name] = read_setting(value)
+    except (ValueError, SyntaxError) as error:
+      raise UnsupRuleError(f"--dynamics sets {name} to {value!r}; give a plain value") from error
+  return dataclasses.replace(dynamics, **changes)
+
+
+def _count(rule) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(rule.theta))
+
+
+def _commit() -> str | None:
+  """Of the checkout that this module is in; None for an installed package or without git."""
+  try:
+    done = subprocess.run(
+      ["git", "rev-parse", "HEAD"],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return done.stdout.strip()
+
+
+def _card(rule) -> str:
+  """The model card: what the archive knows, for people."""
+  known = rule.provenance
+  dynamics = rule.dynamics
+  lr = f"{dynamics.learning_rate:g}"
+  if dynamics.decay_steps is not None:
+    lr += f" / (1 + t / {dynamics.decay_steps:g})^{dynamics.decay_power:g}"
+  facts = {
+    "parameters": f"{_count(rule):,}",
+    "width of the embedding": rule.sizes.output_size,
+    "step size": lr,
+    "biases of hidden layers decay to": f"{dynamics.hidden_bias:g}",
+    "biases of the embedding decay to": f"{dynamics.embedding_bias:g}",
+    "inputs": "in a random order" if dynamics.shuffle_inputs else None,
+    "applications, examples of each": f"{rule.use.steps}, {rule.use.batch_size}",
+    "data sets of meta-training": ", ".join(known.get("data_sets", ())) or None,
+    "outer steps": known.get("outer_steps"),
+    "wall-clock of meta-training": f"{known['seconds']:.0f} s" if "seconds" in known else None,
+    "core-hours": known.get("core_hours"),
+    "mean of the thetas with SHA-256": ", ".join(f"`{s[:12]}`" for s in known.get("mean_of", ()))
+    or None,
+    "seed": known.get("seed"),
+    "commit": known.get("commit"),
+    "SHA-256 of theta": f"`{rule.sha256}`",
+  }
+  rows = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
+  measured = [f"| {words} | {known[key]:.3f} |" for key, words in _MEASURED if key in known]
+  if measured:
+    measured = ["", "| held out | accuracy |", "|---|---|", *measured]
+  return "\n".join(
+    [
+      f"# {rule.name}",
+      "",
+      known.get("about") or "A meta-trained unsupervised update rule.",
+      "",
+      "| | |",
+      "|---|---|",
+      *rows,
+      *measured,
+      "",
+      "Configuration of its meta-training:",
+      "",
+      "```",
+      known.get("gin", "").strip(),
+      "```",
+      "",
+    ]
+  )

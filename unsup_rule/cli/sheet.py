@@ -1,0 +1,153 @@
+"""One picture of what a distribution samples: each data set, plain, augmented and permuted."""
+
+import math
+import operator
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule import storage
+from unsup_rule.plugin.distribution import TaskDistribution
+from unsup_rule.tasks.augment import KINDS, Law
+from unsup_rule.tasks.sampler import Problem, Problems
+
+_COLUMNS = 6  # examples of a row, of as many classes as there are
+_BLOCKS = ("as it is", "augmented", "permuted: what the rule sees")
+# Inches: of an example, around it, between blocks, of the text over a row, and of the margin.
+_SIDE, _GAP, _BLOCK_GAP, _HEAD, _MARGIN = 0.76, 0.06, 0.24, 0.58, 0.12
+_DRAWS_AT_ONCE = 256
+
+
+def draw(distribution: TaskDistribution, path: str | os.PathLike, seed: int) -> None:
+  """Writes the sheet as PNG: a row for each data set and resolution.
+
+  Args:
+    distribution: what is sampled from.
+    path: of the picture.
+    seed: chooses problems and examples.
+  """
+  import matplotlib.figure
+
+  rows = [(problems, i) for problems in distribution.problems for i in range(len(problems.sources))]
+  block = _COLUMNS * (_SIDE + _GAP) - _GAP
+  width = 2 * _MARGIN + len(_BLOCKS) * (block + _BLOCK_GAP) - _BLOCK_GAP
+  height = 2 * _MARGIN + len(rows) * (_HEAD + _SIDE + _GAP)
+  figure = matplotlib.figure.Figure(figsize=(width, height))
+  canvas = _Canvas(figure, width, height)
+  for number, (problems, source) in enumerate(rows):
+    top = _MARGIN + number * (_HEAD + _SIDE + _GAP)
+    canvas.text(_MARGIN, top + 0.16, _title(problems, source), fontsize=9, weight="bold")
+    lefts = [_MARGIN + i * (block + _BLOCK_GAP) for i in range(len(_BLOCKS))]
+    key = jax.random.fold_in(jax.random.PRNGKey(seed), number)
+    _draw_row(canvas, lefts, top + _HEAD, problems, source, key)
+  with storage.atomic_open(path) as stream:
+    figure.savefig(stream, format="png", dpi=110)
+
+
+class _Canvas:
+  """A figure addressed in inches from its upper left corner."""
+
+  def __init__(self, figure: Any, width: float, height: float):
+    self._figure, self._width, self._height = figure, width, height
+
+  def text(self, left: float, top: float, text: str, **style: Any) -> None:
+    """Writes; `top` is the base line."""
+    self._figure.text(left / self._width, 1 - top / self._height, text, **style)
+
+  def axes(self, left: float, top: float, width: float, height: float) -> Any:
+    """Adds axes."""
+    corner = (left / self._width, 1 - (top + height) / self._height)
+    return self._figure.add_axes((*corner, width / self._width, height / self._height))
+
+
+def _title(problems: Problems, index: int) -> str:
+  source = problems.sources[index]
+  height, width, colours = problems.shape
+  what = f"{height}x{width}, {colours} colours" if colours > 1 else f"{height}x{width} grey"
+  if not source.bank.is_image:
+    what = f"{problems.n_inputs} inputs"
+  return f"{source.bank.name} ({source.bank.split}), {what}, {ways(source.ways)}"
+
+
+def ways(numbers: tuple[int, ...]) -> str:
+  """(2,) is "2-way", (3, 4, 5) "3- to 5-way", (2, 5) "2- or 5-way"."""
+  ordered = sorted(numbers)
+  if len(ordered) == 1:
+    return f"{ordered[0]}-way"
+  if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+    return f"{ordered[0]}- to {ordered[-1]}-way"
+  return ", ".join(f"{n}-" for n in ordered[:-1]) + f" or {ordered[-1]}-way"
+
+
+def _draw_row(
+  canvas: _Canvas, lefts: list[float], top: float, problems: Problems, index: int, key: jax.Array
+) -> None:
+  source = problems.sources[index]
+  problem_key, example_key = jax.random.split(key)
+  problem: Any = _problem_of(problems, index, problem_key)
+  identity = jnp.arange(problems.n_inputs, dtype=jnp.int32)
+  plain = problem.replace(law=Law(*jnp.zeros(len(KINDS))), permutation=identity)
+  moved = plain.replace(law=Law(*(jnp.asarray(v) for v in source.augmentation.largest)))
+  augmented = moved if any(source.augmentation.largest) else None
+  permuted = moved.replace(permutation=problem.permutation)
+  _, train, _ = problems.labelled(plain, example_key)
+  labels = np.asarray(train.labels)
+  chosen = _one_of_each(labels)
+  names = problems.class_names(problem)
+  for left, label, version in zip(lefts, _BLOCKS, (plain, augmented, permuted), strict=True):
+    canvas.text(left, top - 0.2, label, fontsize=7.5, color="0.35")
+    if version is None:
+      canvas.text(left, top + _SIDE / 2, "(no augmentation)", fontsize=7.5, color="0.5")
+      continue
+    x = np.asarray(problems.labelled(version, example_key)[0])
+    if problems.n_inputs == 2:
+      axes = canvas.axes(left + 0.3, top - 0.1, 2 * _SIDE, _SIDE)
+      axes.scatter(*x[: len(labels)].T, c=labels, s=5, cmap="coolwarm")
+      axes.tick_params(labelsize=5)
+      continue
+    for column, row in enumerate(chosen):
+      axes = canvas.axes(left + column * (_SIDE + _GAP), top, _SIDE, _SIDE)
+      _draw_example(axes, x[row], problems)
+      if version is plain:
+        axes.set_title(_short(names[labels[row]]), fontsize=6.5, pad=2)
+
+
+def _problem_of(problems: Problems, index: int, key: jax.Array) -> Problem:
+  """A sampled problem of one source, with as many ways as any of those drawn."""
+  sample = jax.jit(jax.vmap(problems.sample))
+  while True:
+    key, draw_key = jax.random.split(key)
+    drawn = sample(jax.random.split(draw_key, _DRAWS_AT_ONCE))
+    ways_here = np.where(np.asarray(drawn.source) == index, np.asarray(drawn.ways), 0)
+    best = int(np.argmax(ways_here))
+    if ways_here[best]:
+      return jax.tree.map(operator.itemgetter(best), drawn)
+
+
+def _one_of_each(labels: np.ndarray) -> list[int]:
+  """Rows of `_COLUMNS` examples, of different classes as far as possible, in order of class."""
+  turn = np.zeros(len(labels), int)
+  for label in np.unique(labels):
+    turn[labels == label] = np.arange(np.sum(labels == label))
+  first = np.lexsort((labels, turn))[:_COLUMNS]
+  return sorted(first.tolist(), key=lambda row: labels[row])
+
+
+def _draw_example(axes: Any, x: np.ndarray, problems: Problems) -> None:
+  axes.set(xticks=[], yticks=[])
+  height, width, colours = problems.shape
+  if (height, width) == (1, 1):  # A vector, folded into lines.
+    width = math.ceil(math.sqrt(len(x)))
+    x = np.pad(x, (0, -len(x) % width), constant_values=np.nan).reshape(-1, width)
+    axes.imshow(x, cmap="gray")
+  elif colours == 3:
+    axes.imshow(x.reshape(height, width, 3).clip(0, 1))
+  else:
+    axes.imshow(x.reshape(height, width, colours)[..., 0], cmap="gray", vmin=0, vmax=1)
+
+
+def _short(name: str) -> str:
+  return name if len(name) <= 11 else f"{name[:10]}…"

@@ -1,1 +1,0 @@
-"""Subcommands of `unsup-rule`: a module has `add_arguments(parser)` and `run(arguments) -> int`."""

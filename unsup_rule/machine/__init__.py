@@ -1,0 +1,1 @@
+"""What is true of the machine: cores, compiled programs on disk."""

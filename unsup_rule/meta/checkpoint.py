@@ -1,0 +1,171 @@
+"""What a run leaves in its folder: `params` for users, `checkpoint_<step>` for resuming.
+
+`params` is the library's `ParameterCheckpoint` in flax's msgpack form; with `config.gin` beside it
+the library's `opt_from_checkpoint` loads it. `checkpoint_<step>` is one line of text, then msgpack:
+
+  unsup-rule state 1 <sha256 of what follows, in hexadecimal>\\n
+
+Nothing is pickled: a checkpoint from strangers can be wrong but runs no code.
+"""
+
+import hashlib
+import pathlib
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any, cast
+
+import flax.serialization
+import msgpack
+from learned_optimization import checkpoints as _register_haiku_trees  # noqa: F401
+from learned_optimization.outer_trainers import gradient_learner
+
+from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import trees
+
+_MAGIC = b"unsup-rule state "
+_VERSION = b"1"
+_NAME = re.compile(r"checkpoint_(\d+)")
+_KEPT = 2
+
+
+def save_params(folder: str | pathlib.Path, theta: Any, step: int) -> None:
+  """Writes theta to `folder/params`, atomically, in the library's format."""
+  make: Any = gradient_learner.ParameterCheckpoint  # A flax dataclass, opaque to type checkers.
+  parameters = make(params=theta, gen_id="", step=step)
+  storage.write_bytes(pathlib.Path(folder) / "params", flax.serialization.to_bytes(parameters))
+
+
+def load_theta(path: str | pathlib.Path, like_theta: Any) -> Any:
+  """Loads theta from a `params` file, or from the one in a folder.
+
+  Args:
+    path: the file or the folder.
+    like_theta: a theta of the wanted structure, shapes and dtypes.
+
+  Returns:
+    The tree, with the structure of `like_theta`.
+
+  Raises:
+    UnsupRuleError: no such file, a damaged one, a tree that does not fit (names the first leaf
+      that differs), or values that are not finite.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    path = path / "params"
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise UnsupRuleError(
+      f"cannot read theta from {path}: {error.strerror}; give a params file or "
+      "a folder that holds one"
+    ) from error
+  try:
+    found = flax.serialization.msgpack_restore(content)["params"]
+    # flax keeps trees as dictionaries of strings, and that is what the leaves are named after.
+    leaves = trees.to_leaves(found)
+  except (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    msgpack.exceptions.UnpackException,
+  ) as error:
+    raise UnsupRuleError(
+      f"{path} is damaged or is no params file of learned_optimization; restore "
+      "it from a copy, or train again"
+    ) from error
+  like = flax.serialization.to_state_dict(like_theta)
+  theta = trees.from_leaves(leaves, like, f"theta in {path}")
+  if not trees.all_finite(theta):
+    raise UnsupRuleError(f"theta in {path} holds values that are not finite; use another one")
+  return flax.serialization.from_state_dict(like_theta, theta)
+
+
+def save_state(
+  folder: str | pathlib.Path, step: int, state: Mapping[str, Any], kept: int = _KEPT
+) -> pathlib.Path:
+  """Writes `folder/checkpoint_<step>` atomically, keeps the one before it, and returns its path.
+
+  Args:
+    folder: the run's folder.
+    step: outer step, which names the file.
+    state: nested dictionaries with string keys, of numpy arrays, numbers and strings.
+    kept: how many to keep, with this one.
+  """
+  folder = pathlib.Path(folder)
+  payload = flax.serialization.msgpack_serialize(dict(state))
+  digest = hashlib.sha256(payload).hexdigest().encode()
+  path = folder / f"checkpoint_{step}"
+  with storage.atomic_open(path) as stream:
+    stream.write(_MAGIC + _VERSION + b" " + digest + b"\n")
+    stream.write(payload)
+  numbers = sorted(_numbered(folder), reverse=True)
+  # Later ones are damaged: this run has passed over them.
+  later = [number for number in numbers if number > step]
+  for number in later + numbers[len(later) + kept :]:
+    (folder / f"checkpoint_{number}").unlink(missing_ok=True)
+  return path
+
+
+def load_state(folder: str | pathlib.Path) -> dict[str, Any] | None:
+  """Reads the newest checkpoint that is whole; None where the folder has none.
+
+  Warns of each newer one that is damaged.
+
+  Raises:
+    UnsupRuleError: there are checkpoints but all are damaged, or one is of a later format.
+  """
+  folder = pathlib.Path(folder)
+  numbers = sorted(_numbered(folder), reverse=True)
+  for number in numbers:
+    path = folder / f"checkpoint_{number}"
+    try:
+      return _read(path)
+    except (_DamagedError, OSError) as error:
+      warnings.warn(f"{path} is damaged ({error}); trying the one before it", stacklevel=2)
+  if numbers:
+    raise UnsupRuleError(
+      f"every checkpoint in {folder} is damaged; restore one from a copy, or "
+      "start anew in another --train_log_dir"
+    )
+  return None
+
+
+def read_state(path: str | pathlib.Path) -> dict[str, Any]:
+  """Reads one checkpoint.
+
+  Raises:
+    UnsupRuleError: it is missing, damaged, or of a later format.
+  """
+  try:
+    return _read(pathlib.Path(path))
+  except (_DamagedError, OSError) as error:
+    raise UnsupRuleError(f"{path} is damaged ({error}); restore it from a copy") from error
+
+
+class _DamagedError(Exception):
+  pass
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  header, _, payload = path.read_bytes().partition(b"\n")
+  fields = header.removeprefix(_MAGIC).split(b" ")
+  if not header.startswith(_MAGIC) or len(fields) != 2:
+    raise _DamagedError("no header")
+  if fields[0] != _VERSION:
+    raise UnsupRuleError(
+      f"{path} has format {fields[0].decode(errors='replace')}, this version "
+      f"reads {_VERSION.decode()}; use the version that wrote it"
+    )
+  if hashlib.sha256(payload).hexdigest().encode() != fields[1]:
+    raise _DamagedError("checksum differs")
+  return cast(dict[str, Any], flax.serialization.msgpack_restore(payload))
+
+
+def _numbered(folder: pathlib.Path) -> list[int]:
+  return [
+    int(match[1]) for path in folder.glob("checkpoint_*") if (match := _NAME.fullmatch(path.name))
+  ]

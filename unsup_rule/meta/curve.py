@@ -1,0 +1,136 @@
+"""The training curve: `curve.csv`, a row for each outer step, and `curve.png` drawn from it.
+
+After the columns that every run has, `curve.csv` has one for each data set that came up,
+`loss/<data set>`, empty in the rows of steps that did not see the set.
+"""
+
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from unsup_rule import storage
+
+COLUMNS: Sequence[str] = ("step", "seconds", "loss", "gradient_norm", "theta_mean_abs", "dropped")
+SOURCE_PREFIX = "loss/"
+_PANELS_A_ROW = 3
+
+
+def smoothed(values: Sequence[float] | np.ndarray, span: int) -> np.ndarray:
+  """Returns the exponential moving average over about `span` values, which skips NaN.
+
+  Args:
+    values: one-dimensional.
+    span: how many values an average reaches back; its weights fall by 1 - 2 / (span + 1) a value.
+  """
+  decay = 1 - 2 / (span + 1)
+  total = weight = 0.0
+  averages = []
+  for value in values:
+    if np.isfinite(value):
+      total, weight = decay * total + value, decay * weight + 1
+    averages.append(total / weight if weight else np.nan)
+  return np.asarray(averages)
+
+
+class Curve:
+  """Appends rows to `curve.csv`, which it first cuts back to the step where the run goes on."""
+
+  def __init__(self, folder: str | os.PathLike, steps_done: int):
+    """Opens the file; rows after `steps_done`, of a session that was killed, are removed."""
+    self._path = pathlib.Path(folder) / "curve.csv"
+    columns, rows = _read(self._path)
+    self._open(columns or list(COLUMNS), [row for row in rows if int(row["step"]) <= steps_done])
+
+  def add(self, **row: float) -> None:
+    """Writes one row: a value for each of COLUMNS, and losses by data set."""
+    new = [name for name in row if name not in self._columns]
+    if new:
+      self.close()
+      self._open(self._columns + new, _read(self._path)[1])
+    self._writer.writerow(
+      {name: f"{value:.7g}" if isinstance(value, float) else value for name, value in row.items()}
+    )
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._stream.close()
+
+  def _open(self, columns: list[str], rows: Sequence[Mapping[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    storage.write_text(self._path, text.getvalue())
+    # A line at a time, so that a kill costs no more than one.
+    self._stream = open(  # noqa: SIM115  Stays open; see close().
+      self._path, "a", buffering=1
+    )
+    self._columns = columns
+    self._writer = csv.DictWriter(self._stream, columns, lineterminator="\n")
+
+
+def draw(folder: str | os.PathLike, title: str) -> None:
+  """Draws `curve.png`: meta-loss, that of each data set where there are several, gradient norm."""
+  import matplotlib.figure
+
+  folder = pathlib.Path(folder)
+  names, rows = _read(folder / "curve.csv")
+  columns = {name: np.asarray([float(row[name] or "nan") for row in rows]) for name in names}
+  steps = columns["step"]
+  sources = [name for name in names if name.startswith(SOURCE_PREFIX)]
+  sources = sources if len(sources) > 1 else []
+  n_panel_rows = -(-len(sources) // _PANELS_A_ROW)
+  figure = matplotlib.figure.Figure(figsize=(8, 6 + 2 * n_panel_rows), layout="constrained")
+  grid = figure.add_gridspec(2 + n_panel_rows, 1, height_ratios=(2, *[1] * n_panel_rows, 1))
+  loss_axes = figure.add_subplot(grid[0])
+  norm_axes = figure.add_subplot(grid[-1], sharex=loss_axes)
+  span = max(5, len(rows) // 15)
+
+  def plot(axes, name: str) -> None:
+    axes.plot(
+      steps, columns[name], color="tab:blue", alpha=0.3, linewidth=0.8, label="each outer step"
+    )
+    axes.plot(
+      steps,
+      smoothed(columns[name], span),
+      color="tab:blue",
+      linewidth=1.8,
+      label=f"moving average over {span} steps",
+    )
+    axes.grid(alpha=0.3)
+
+  plot(loss_axes, "loss")
+  plot(norm_axes, "gradient_norm")
+  for row in range(n_panel_rows):
+    shown = sources[row * _PANELS_A_ROW : (row + 1) * _PANELS_A_ROW]
+    panels = grid[1 + row].subgridspec(1, len(shown)).subplots(squeeze=False)[0]
+    for axes, name in zip(panels, shown, strict=True):
+      plot(axes, name)
+      axes.set_title(name.removeprefix(SOURCE_PREFIX), fontsize="medium")
+      axes.tick_params(labelsize="small")
+    panels[0].set_ylabel("meta-loss")
+  for step in steps[columns["dropped"] > 0]:
+    loss_axes.axvline(step, color="tab:red", alpha=0.4, linewidth=0.8)
+  if (columns["dropped"] > 0).any():
+    loss_axes.plot([], [], color="tab:red", alpha=0.4, label="gradient dropped (not finite)")
+  minutes = columns["seconds"][-1] / 60 if rows else 0
+  loss_axes.set(title=f"{title}: {len(rows)} outer steps in {minutes:.1f} min", ylabel="meta-loss")
+  loss_axes.legend()
+  norm_axes.set(xlabel="outer step", ylabel="meta-gradient norm", yscale="log")
+  with storage.atomic_open(folder / "curve.png") as stream:
+    figure.savefig(stream, format="png", dpi=120)
+
+
+def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
+  """Returns the columns and the whole rows of the file; a kill can leave half a row at its end."""
+  if not path.exists():
+    return [], []
+  with open(path, newline="") as stream:
+    text = stream.read()
+  reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+  rows = [row for row in reader if None not in row.values() and None not in row]
+  return list(reader.fieldnames or ()), rows

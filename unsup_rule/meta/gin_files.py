@@ -1,0 +1,305 @@
+"""Gin configuration, strict: a name that nothing knows is an error that offers the nearest match.
+
+The flags are those of the library's own entry points (`--config_file`, `--gin_bindings`,
+`--gin_import`). The library itself skips unknown names in silence, drops scopes, and loses macros
+when it moves all bindings into one scope; here the first two are errors and macros are expanded.
+"""
+
+import difflib
+import glob
+import importlib
+import inspect
+import io
+import os
+import pathlib
+import re
+import tempfile
+import tokenize
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import gin
+from gin import config as gin_config
+
+from unsup_rule.errors import UnsupRuleError
+
+# Imported before any gin file is read, so that their configurables are registered.
+REGISTERED_MODULES = (
+  "learned_optimization.learned_optimizers.mlp_lopt",
+  "learned_optimization.learned_optimizers.nn_adam",
+  "learned_optimization.outer_train",
+  "learned_optimization.outer_trainers.truncated_es",
+  "learned_optimization.outer_trainers.truncated_grad",
+  "learned_optimization.outer_trainers.truncated_pes",
+  "learned_optimization.outer_trainers.truncation_schedule",
+  "learned_optimization.tasks.quadratics",
+  "unsup_rule.meta.estimators",
+  "unsup_rule.data.sets",
+  "unsup_rule.distributed.options",
+  "unsup_rule.distributed.population",
+  "unsup_rule.probe",
+  "unsup_rule.plugin.rule",
+  "unsup_rule.plugin.distribution",
+  "unsup_rule.plugin.lengths",
+  "unsup_rule.plugin.task",
+  "unsup_rule.plugin.adam",
+  "unsup_rule.meta.heldout",
+  "unsup_rule.meta.options",
+)
+
+# The registry and the bindings have no public interface; a type checker knows them by halves.
+_GIN: Any = gin_config
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+_INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""")
+_LOCATION = re.compile(r"\n  In (?:file \"(?P<file>[^\"]*)\",|bindings string) line (?P<line>\d+)")
+# Marks a path that our reader, not gin's, opens: only ours resolves includes as documented below.
+_SCHEME = "unsup-rule:"
+_PARSE_ERRORS = (
+  ValueError,
+  TypeError,
+  SyntaxError,
+  ImportError,
+  OSError,
+  RuntimeError,
+  AttributeError,
+  tokenize.TokenError,
+)
+
+
+def parse(
+  config_files: Sequence[str] = (),
+  bindings: Sequence[str] = (),
+  imports: Sequence[str] = (),
+  training: bool = True,
+) -> str:
+  """Reads gin files, then bindings, into gin's global configuration, and locks it.
+
+  A path, of a file or in an `include`, is looked for in the current folder, in the folder of the
+  including file, and in the folder of gin files that comes with the package.
+
+  Args:
+    config_files: paths of gin files, later ones win.
+    bindings: single bindings such as `run_train.num_steps=100`; they win over files.
+    imports: modules to import first; `package.*` imports every module of a package.
+    training: whether to add what `run_train` needs; it must then be told what to train.
+
+  Returns:
+    The configuration as text, one binding a line, for `config.gin`. It holds what the user set
+    and not what `compat` adds for the installed version, so that it loads with every version.
+
+  Raises:
+    UnsupRuleError: an unknown file, module, name or parameter, bad syntax, or a scoped binding.
+  """
+  for module in REGISTERED_MODULES:
+    importlib.import_module(module)
+  for module in imports:
+    _import(module)
+  # In front: a reader that gin brings along logs an error for each path that is not a file.
+  if _READER not in _GIN._FILE_READERS:
+    _GIN._FILE_READERS.insert(0, _READER)
+  for path in config_files:
+    _guarded(gin.parse_config_file, path, _SCHEME + _find(path, None, path))
+  for binding in bindings:
+    _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
+  _reject_scopes()
+  _expand_macros()
+  text = config_text()
+  if training:
+    completion = importlib.import_module("unsup_rule.meta.library").gin_completion()
+    _guarded(gin.parse_config, "gin configuration", completion)
+  _guarded(gin.finalize, "gin configuration")
+  return text
+
+
+def parse_text(text: str, imports: Sequence[str] = ()) -> None:
+  """Reads what `parse` returned in another process, and locks it.
+
+  Raises:
+    UnsupRuleError: a name that this process does not know.
+  """
+  with tempfile.NamedTemporaryFile("w", suffix=".gin") as stream:
+    stream.write(text)
+    stream.flush()
+    parse([stream.name], imports=imports)
+
+
+def config_text() -> str:
+  """Returns gin's current configuration, one binding a line, without the ruled comment lines."""
+  # Wider than any binding: readers of config.gin prefix every line that has an equals sign.
+  text = gin.config_str(max_line_length=1_000_000)
+  return "".join(f"{line}\n" for line in text.split("\n") if not line.startswith("# ==="))
+
+
+def bound(name: str, default: Any = None) -> Any:
+  """Returns what `configurable.parameter` is bound to, or `default`."""
+  try:
+    return gin.query_parameter(name)
+  except ValueError:
+    return default
+
+
+def _import(module: str) -> None:
+  names = [module]
+  try:
+    if module.endswith(".*"):
+      package = importlib.import_module(module[:-2])
+      names = [
+        f"{module[:-2]}.{pathlib.Path(path).stem}"
+        for folder in package.__path__
+        for path in sorted(glob.glob(f"{folder}/*.py"))
+      ]
+    for name in names:
+      importlib.import_module(name)
+  except (ImportError, AttributeError) as error:
+    raise UnsupRuleError(
+      f"cannot import '{module}' for gin: {_first_line(error)}; check the "
+      "name, and that it is installed or on PYTHONPATH"
+    ) from error
+
+
+def _unquoted(binding: str) -> str:
+  """Takes the quotes off `name="@Reference()"`, as the library's own flag does."""
+  key, _, value = binding.partition("=")
+  value = value.strip()
+  return f"{key} = {value[1:-1]}" if value.startswith('"@') else binding
+
+
+def _find(path: str, including: str | None, where: str) -> str:
+  """Returns the absolute path of a gin file, or raises with the nearest name in those folders."""
+  folders = [
+    pathlib.Path.cwd(),
+    *([pathlib.Path(including).parent] if including else []),
+    _PACKAGE / "gin",
+    _PACKAGE.parent / "gin",
+  ]
+  for folder in folders:
+    if (folder / path).is_file():
+      return str((folder / path).resolve())
+  wanted = pathlib.Path(path)
+  names = {
+    str(wanted.parent / found.name): None
+    for folder in folders
+    for found in sorted((folder / wanted.parent).glob("*.gin"))
+  }
+  prefix = "" if including is None else f"{where}: "
+  raise UnsupRuleError(f"{prefix}no gin file '{path}'{_nearest(path, names)}")
+
+
+class _NamedText(io.StringIO):
+  """Text with the file name that gin puts into its messages."""
+
+  def __init__(self, text: str, name: str):
+    super().__init__(text)
+    self.name = name
+
+
+def _open(path: str) -> _NamedText:
+  """Opens a gin file with the paths of its includes made absolute."""
+  real = path.removeprefix(_SCHEME)
+  lines = []
+  for number, line in enumerate(pathlib.Path(real).read_text().splitlines(), start=1):
+    if match := _INCLUDE.match(line):
+      found = _find(match[3], real, f"{os.path.relpath(real)} line {number}")
+      line = f"{match[1]}{_SCHEME + found!r}{line[match.end() :]}"
+    lines.append(line)
+  return _NamedText("\n".join(lines) + "\n", os.path.relpath(real))
+
+
+_READER = (_open, lambda path: path.startswith(_SCHEME))
+
+
+def _guarded(parser: Callable[..., Any], source: str, *arguments: Any) -> None:
+  """Calls `parser`; what goes wrong becomes one line that names the place, or else `source`."""
+  try:
+    parser(*arguments)
+  except _PARSE_ERRORS as error:
+    raise UnsupRuleError(_explain(error, source)) from error
+
+
+def _explain(error: Exception, source: str) -> str:
+  """Turns gin's message of several lines into one that names the place and the nearest match."""
+  message = str(error)
+  if isinstance(error, UnsupRuleError):
+    return _first_line(error)
+  if isinstance(error, SyntaxError):
+    place = f"{error.filename} line {error.lineno}" if error.filename else source
+    return f"{place}: gin syntax: {error.msg}"
+  location = _LOCATION.search(message)
+  # The innermost place comes first; outer ones are the includes that led there.
+  place = f"{location['file']} line {location['line']}" if location and location["file"] else source
+  return f"{place}: {_first_line(error).rstrip('.')}{_hint(message)}"
+
+
+def _hint(message: str) -> str:
+  if match := re.match(r"No configurable matching (?:reference )?'@?([\w./]+?)(?:\(\))?'", message):
+    name = match[1].rsplit("/", 1)[-1]
+    known = {selector.rsplit(".", 1)[-1]: None for selector, _ in _GIN._REGISTRY.items()}
+    hint = _nearest(name.rsplit(".", 1)[-1], known)
+    return hint or "; check the spelling, or import its module with --gin_import"
+  if match := re.match(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
+    wrapped = _GIN._REGISTRY.get_match(match[1]).wrapped
+    parameters = [name for name in inspect.signature(wrapped).parameters if name != "self"]
+    return _nearest(match[2], parameters) or f"; it has: {', '.join(parameters)}"
+  return ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+  by_lower = {candidate.lower(): candidate for candidate in known}
+  found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+  return f"; did you mean '{by_lower[found[0]]}'?" if found else ""
+
+
+def _first_line(error: BaseException) -> str:
+  return str(error).split("\n", 1)[0]
+
+
+def _reject_scopes() -> None:
+  """Refuses scopes: `run_train` moves every binding into one scope, so theirs would be lost."""
+  for (scope, selector), parameters in _GIN._CONFIG.items():
+    references = _GIN.iterate_references(parameters)
+    scoped = next(
+      (
+        ref
+        for ref in references
+        if ref.scopes and ref.configurable.selector not in ("gin.macro", "gin.constant")
+      ),
+      None,
+    )
+    if (scope and selector != "gin.macro") or scoped:
+      name = scoped or f"{scope}/{selector.rsplit('.', 1)[-1]}.{next(iter(parameters))}"
+      raise UnsupRuleError(
+        f"gin: scope in '{name}': the library's run_train drops scopes, so give "
+        "one value without a scope"
+      )
+
+
+def _expand_macros() -> None:
+  """Puts the values of macros in their places: the move into one scope would merge them all."""
+  configuration = _GIN._CONFIG
+  for (_, selector), parameters in list(configuration.items()):
+    if selector != "gin.macro":
+      for name, value in list(parameters.items()):
+        parameters[name] = _expanded(value, ())
+  for key in [key for key in configuration if key[1] == "gin.macro"]:
+    del configuration[key]
+
+
+def _expanded(value: Any, inside: tuple[str, ...]) -> Any:
+  if isinstance(value, _GIN.ConfigurableReference):
+    if value.configurable.selector != "gin.macro":
+      return value
+    name = "/".join(value.scopes)
+    macros = {
+      scope: parameters["value"]
+      for (scope, selector), parameters in _GIN._CONFIG.items()
+      if selector == "gin.macro"
+    }
+    if name not in macros or name in inside:
+      problem = "refers to itself" if name in inside else f"has no value{_nearest(name, macros)}"
+      raise UnsupRuleError(f"gin: macro %{name} {problem}")
+    return _expanded(macros[name], (*inside, name))
+  if isinstance(value, dict):
+    return {_expanded(k, inside): _expanded(v, inside) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(_expanded(item, inside) for item in value)
+  return value

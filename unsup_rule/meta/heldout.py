@@ -1,0 +1,112 @@
+"""Few-shot accuracy of a theta on a data set that meta-training never sees."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.meta import gin_files
+from unsup_rule.probe import RidgeProbe
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.tasks.sampler import Problems
+from unsup_rule.tasks.sources import DataSet, check_apart
+
+
+@gin.configurable(module="unsup_rule")
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+  """Trains base models without labels on one split and probes their features on another.
+
+  Calling it with (learned optimizer, theta) returns "accuracy", the mean over seeds after
+  `inner_steps`; "standard_error" of that mean over seeds; and "untrained_accuracy" of the same base
+  models at step 0.
+
+  Attributes:
+    data: the data set, see `DataSet`; the rule is applied to its "train" split, without labels.
+    test_split: split that the probe is fitted and tested on.
+    hidden: widths of the base model's hidden layers.
+    n_outputs: width of its embedding.
+    inner_steps: applications of the rule.
+    batch_size: examples of one application.
+    seeds: base models, each with its own permutation of the inputs.
+    draws: labelled draws averaged for each base model.
+    examples_per_class: labelled examples of a class; as many again are predicted.
+    seed: of everything.
+  """
+
+  data: str | Mapping[str, Any] = "digits"
+  test_split: str = "test"
+  hidden: Sequence[int] = (48,)
+  n_outputs: int = 32
+  inner_steps: int = 50
+  batch_size: int = 32
+  seeds: int = 16
+  draws: int = 10
+  examples_per_class: int = 10
+  seed: int = 0
+
+  def __call__(self, learned_opt: Any, theta: Any) -> dict[str, float]:
+    """Measures `theta`; the same seeds for every theta, so that differences are paired."""
+    keys = jax.random.split(jax.random.PRNGKey(self.seed), self.seeds)
+    measure = _compiled(self, learned_opt)
+    before, after = np.stack([np.asarray(measure(theta, key)) for key in keys]).T
+    return {
+      "accuracy": float(after.mean()),
+      "standard_error": float(after.std(ddof=1) / np.sqrt(self.seeds)),
+      "untrained_accuracy": float(before.mean()),
+    }
+
+  def _measure(self, learned_opt: Any, theta: Any, key: jax.Array) -> jax.Array:
+    """Mean accuracy of one base model at step 0 and after training, [2]."""
+    train, test = self._problems("train"), self._problems(self.test_split)
+    mlp = MLP(train.n_inputs, tuple(self.hidden), self.n_outputs)
+    problem_key, init_key, step_key, draw_key = jax.random.split(key, 4)
+    problem = train.sample(problem_key)
+    optimizer = learned_opt.opt_fn(theta)
+
+    def accuracy(params):
+      def draw(key):
+        x, fit, query = test.labelled(problem, key)
+        return RidgeProbe()(mlp.features(params, x), fit, query, test.max_ways).accuracy_test
+
+      return jnp.mean(jax.lax.map(draw, jax.random.split(draw_key, self.draws)))
+
+    def step(state, key):
+      params = optimizer.get_params(state)
+      activations = mlp.apply(params, train.unlabelled(problem, key))
+      return optimizer.update(state, params, loss=0.0, model_state=activations), None
+
+    params = mlp.init(init_key)
+    state, _ = jax.lax.scan(
+      step, optimizer.init(params), jax.random.split(step_key, self.inner_steps)
+    )
+    return jnp.stack([accuracy(params), accuracy(optimizer.get_params(state))])
+
+  def _problems(self, split: str) -> Problems:
+    data_set = dataclasses.replace(DataSet.from_settings(self.data), split=split)
+    source = data_set.source(next(iter(data_set.resolutions), None))
+    return Problems(
+      [source], batch_size=self.batch_size, examples_per_class=self.examples_per_class
+    )
+
+
+@functools.lru_cache(maxsize=4)  # A population's thetas are measured again and again.
+def _compiled(held_out: HeldOut, learned_opt: Any) -> Any:
+  return jax.jit(functools.partial(held_out._measure, learned_opt))
+
+
+def check_configuration() -> None:
+  """Refuses a gin configuration whose run would measure itself on a data set that it trains on.
+
+  Raises:
+    UnsupRuleError: names the set.
+  """
+  measure = getattr(gin_files.bound("trainer.heldout_fn"), "configurable", None)
+  if measure is not None and measure.name == "HeldOut":
+    evaluated = gin_files.bound("HeldOut.data", HeldOut.data)
+    check_apart(gin_files.bound("task_distribution.sources", ()), [evaluated])

@@ -1,0 +1,73 @@
+"""`summary.json`: what a finished run reached."""
+
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta.options import HeldoutFn
+
+
+def is_current(folder: str | os.PathLike, outer_steps: int) -> bool:
+  """Tells whether the folder has a summary of a run of so many outer steps."""
+  try:
+    found = json.loads((pathlib.Path(folder) / "summary.json").read_text())
+    return found["outer_steps"] == outer_steps
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
+
+
+def write(
+  folder: str | os.PathLike,
+  lopt: Any,
+  initial_theta: Any,
+  theta: Any,
+  heldout_fn: HeldoutFn | None,
+  outer_steps: int,
+  seconds: float,
+  dropped: int,
+) -> None:
+  """Measures both thetas with `heldout_fn` and writes `summary.json` atomically.
+
+  The keys `heldout_accuracy_before` and `_after`, and `standard_error` (of the latter), are null
+  without a `heldout_fn`. `seconds` is the time of meta-training, over all sessions.
+  """
+  content: dict[str, Any] = {
+    "heldout_accuracy_before": None,
+    "heldout_accuracy_after": None,
+    "standard_error": None,
+  }
+  if heldout_fn is not None:
+    for when, values in (("before", initial_theta), ("after", theta)):
+      print(f"measuring held-out accuracy {when} meta-training", file=sys.stderr, flush=True)
+      measured = {name: float(value) for name, value in heldout_fn(lopt, values).items()}
+      missing = {"accuracy", "standard_error"} - set(measured)
+      if missing:
+        raise UnsupRuleError(
+          f"trainer.heldout_fn returned no '{min(missing)}'; it must return "
+          "accuracy and standard_error"
+        )
+      content |= {f"heldout_{name}_{when}": value for name, value in measured.items()}
+    content["standard_error"] = content["heldout_standard_error_after"]
+  content |= {
+    "outer_steps": outer_steps,
+    "seconds": round(seconds, 3),
+    "dropped_gradients": dropped,
+  }
+  storage.write_text(pathlib.Path(folder) / "summary.json", json.dumps(content, indent=2) + "\n")
+
+
+def describe(folder: str | os.PathLike) -> str:
+  """Returns in one line what the folder's `summary.json` says."""
+  path = pathlib.Path(folder) / "summary.json"
+  found = json.loads(path.read_text())
+  text = f"{path}: {found['outer_steps']} outer steps in {found['seconds']:.0f} s"
+  if found["heldout_accuracy_after"] is not None:
+    text += (
+      f", held-out accuracy {found['heldout_accuracy_before']:.3f} before and "
+      f"{found['heldout_accuracy_after']:.3f} (standard error {found['standard_error']:.3f}) after"
+    )
+  return text

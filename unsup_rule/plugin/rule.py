@@ -1,0 +1,318 @@
+"""The rule as a `LearnedOptimizer` of learned_optimization: labels, loss, gradient are not used."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.flatten_util import ravel_pytree
+
+from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule import tuning
+from unsup_rule.rule.mlp import MLP, Activations, Params
+from unsup_rule.rule.schedule import Dynamics, order_of_step, reordered, shown
+from unsup_rule.rule.terms import TERMS
+from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Theta, init_theta
+from unsup_rule.rule.update import changes
+
+from learned_optimization.learned_optimizers import base as lopt_base  # isort: skip
+from learned_optimization.optimizers import base as opt_base  # isort: skip
+
+
+@struct.dataclass
+class RuleState:
+  """State of the inner training: phi = {W, b, V}; the rule itself remembers nothing.
+
+  `state` is always None: the activations that a Task hands on are used up in the step they arrive
+  in.
+  """
+
+  params: Params
+  state: Any
+  iteration: jax.Array
+
+
+@gin.configurable(module="unsup_rule")
+class UnsupervisedRule(lopt_base.LearnedOptimizer):
+  """Metz et al. 2019: a learned, unsupervised, neuron-local update for MLPs of any width and depth.
+
+  `update` reads the batch's activations from `model_state`, where `MLPTask.loss_with_state` leaves
+  them, and ignores `grad` and `loss`. Defaults are the paper's: 114,670 parameters.
+
+  Args:
+    output_size: width n_L of the embedding; theta is tied to it, all else is free.
+    top_delta_size: channels of the top network.
+    top_delta_layers: its convolutions after the two that mix units.
+    compute_h_size: channels of the per-layer network.
+    compute_h_layers: its blocks after the first.
+    delta_dim: channels of the delta.
+    num_grad_channels: channels of each low-rank readout.
+    identical_updates: whether V_l receives the change of W_l.
+    learning_rate: lr of the inner step, new = (1 - lr) old - lr change. It and the next two are
+      not used with `step`. More on these six: `Dynamics`.
+    decay_steps: steps after which lr has fallen to (1/2)^decay_power; None: never.
+    decay_power: how fast it falls.
+    hidden_bias: value towards which biases of hidden layers decay.
+    embedding_bias: the same of the last layer; a large one makes the embedding linear.
+    shuffle_inputs: show the rule its inputs in a random order.
+    initial_coefficients: mixing coefficients that `init` gives to terms, by their keys in
+      `unsup_rule.rule.terms.TERMS`; 0.1 for those left out, as in the authors' program.
+    remat: "step" keeps only the inner states of a truncation and computes each step again on the
+      way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
+      "none" keeps every intermediate value.
+    tasks: how several tasks are run side by side: "map" one after the other, "vmap" as one batch,
+      "auto" on a CPU as many at once as are small enough together and elsewhere "vmap".
+    step: takes the step in the rule's place: any `Optimizer` or `LearnedOptimizer`, to which
+      old + change is handed as the gradient. So the step's own learning rate is what counts, the
+      decay of the weights is part of the gradient (that of |old|^2 / 2), and SGD(lr) is the rule
+      itself. A `LearnedOptimizer` is meta-trained along: theta is then {"rule": .., "step": ..}.
+  """
+
+  def __init__(
+    self,
+    output_size: int = 32,
+    top_delta_size: int = 64,
+    top_delta_layers: int = 2,
+    compute_h_size: int = 64,
+    compute_h_layers: int = 1,
+    delta_dim: int = 32,
+    num_grad_channels: int = 4,
+    identical_updates: bool = True,
+    learning_rate: float = 1e-4,
+    decay_steps: float | None = None,
+    decay_power: float = 2.0,
+    hidden_bias: float = 0.0,
+    embedding_bias: float = 0.0,
+    shuffle_inputs: bool = False,
+    initial_coefficients: Mapping[str, float] | None = None,
+    remat: str = "step",
+    tasks: str = "auto",
+    step: opt_base.Optimizer | lopt_base.LearnedOptimizer | None = None,
+  ):
+    tuning.check(remat, tasks)
+    self.sizes = Sizes(
+      output_size=output_size,
+      top_delta_size=top_delta_size,
+      top_delta_layers=top_delta_layers,
+      compute_h_size=compute_h_size,
+      compute_h_layers=compute_h_layers,
+      delta_dim=delta_dim,
+      num_grad_channels=num_grad_channels,
+      identical_updates=identical_updates,
+    )
+    self.dynamics = Dynamics(
+      learning_rate, decay_steps, decay_power, hidden_bias, embedding_bias, shuffle_inputs
+    )
+    check_step(step)
+    self.initial_coefficients = checked_coefficients(initial_coefficients or {})
+    self.remat = remat
+    self.tasks = tasks
+    self.step = step
+
+  @property
+  def name(self) -> str:
+    return "UnsupervisedRule"
+
+  def init(self, key: jax.Array) -> Theta | dict[str, Any]:
+    """Draws theta (initial values: docs/rule.md, section 2)."""
+    theta = with_coefficients(init_theta(self.sizes, key), self.initial_coefficients)
+    if isinstance(self.step, lopt_base.LearnedOptimizer):
+      return {"rule": theta, "step": self.step.init(jax.random.fold_in(key, 1))}
+    return theta
+
+  def opt_fn(self, theta: Any, is_training: bool = False) -> opt_base.Optimizer:
+    """The rule under one theta, as an Optimizer for the {W, b, V} of an MLP."""
+    step = self.step
+    if isinstance(step, lopt_base.LearnedOptimizer):
+      step = step.opt_fn(theta["step"], is_training=is_training)
+      theta = theta["rule"]
+    rule = RuleOptimizer(self.sizes, theta, self.dynamics, self.remat, self.tasks)
+    return rule if step is None else SteppedOptimizer(rule, step)
+
+
+class RuleOptimizer(opt_base.Optimizer):
+  """phi_{t+1} = UnsupervisedUpdate(phi_t, x_t; theta), section 3 of the paper."""
+
+  def __init__(
+    self,
+    sizes: Sizes,
+    theta: Theta,
+    dynamics: Dynamics,
+    remat: str = "step",
+    tasks: str = "auto",
+  ):
+    self.sizes = sizes
+    # As one vector: the library vectorises over tasks what an update closes over, leaf by leaf.
+    self._theta, self._unpacked = ravel_pytree(theta)
+    self.dynamics = dynamics
+    self.remat = remat
+    self.tasks = tasks
+
+  @property
+  def theta(self) -> Theta:
+    """Parameters of the rule."""
+    return self._unpacked(self._theta)
+
+  def init(self, params, model_state=None, num_steps=None, key=None) -> RuleState:
+    """The state before the first step; raises if the embedding does not fit theta."""
+    check_fit(self.sizes, params)
+    return RuleState(params=params, state=None, iteration=jnp.asarray(0, jnp.int32))
+
+  def update(
+    self,
+    opt_state: RuleState,
+    grad=None,
+    loss=None,
+    model_state: Activations | None = None,
+    key=None,
+    **kwargs,
+  ) -> RuleState:
+    """One step from the activations of a batch (`MLP.apply`) under the present parameters.
+
+    Args:
+      opt_state: the state before the step.
+      grad: ignored.
+      loss: ignored.
+      model_state: activations, as `MLP.apply` returns them.
+      key: ignored; the rule is deterministic.
+      **kwargs: ignored; other optimizers of the library take more.
+    """
+    del grad, loss, key, kwargs
+    lr = self.dynamics.rate(opt_state.iteration)
+    change = self.change(opt_state.params, model_state, opt_state.iteration)
+    params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
+    return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
+
+  def change(
+    self, params: Params, model_state: Activations | None, step: jax.Array | int = 0
+  ) -> Params:
+    """The change that the activations of a batch ask for, a tree like `params`.
+
+    Args:
+      params: {W, b, V} of the base model.
+      model_state: its activations, as `MLP.apply` returns them.
+      step: number of the step, which the order of shuffled inputs depends on.
+    """
+    if not isinstance(model_state, dict) or "x0" not in model_state:
+      raise UnsupRuleError(
+        "the rule found no activations in model_state; train an MLPTask, or pass "
+        "MLP.apply(params, x)"
+      )
+    if model_state["x0"].shape[0] < 2:
+      raise UnsupRuleError(
+        "a batch of one example has no batch statistics; give the rule 2 or more, better 32"
+      )
+    mlp = mlp_of(params)
+
+    def compute(theta, params, activations):
+      return changes(self._unpacked(theta), self.sizes, mlp, params, activations)
+
+    compute = tuning.prepared(compute, self.remat, self.tasks)
+    slope = model_state["slope"]
+    model_state = {key: value for key, value in model_state.items() if key != "slope"}
+    if not self.dynamics.shuffle_inputs:
+      change = compute(self._theta, params, model_state)
+    else:
+      order_N = order_of_step(step, mlp.n_inputs)
+      change = compute(self._theta, *shown(params, model_state, order_N))
+      change = reordered(change, jnp.argsort(order_N))
+    return self.dynamics.with_rest(change, slope)
+
+
+class SteppedOptimizer(opt_base.Optimizer):
+  """Another optimizer that takes old + change, of the rule, for its gradient.
+
+  Its state is the other's. The loss it is shown is always 0, since a task's may know labels.
+  """
+
+  def __init__(self, rule: RuleOptimizer, step: opt_base.Optimizer):
+    self.rule = rule
+    self.step = step
+
+  @property
+  def name(self) -> str:
+    return f"UnsupervisedRule_{self.step.name}"
+
+  def get_params(self, state: Any) -> Params:
+    return self.step.get_params(state)
+
+  def get_state(self, state: Any) -> Any:
+    return self.step.get_state(state)
+
+  def set_params(self, state: Any, params: Params) -> Any:
+    return self.step.set_params(state, params)
+
+  def init(self, params, model_state=None, num_steps=None, key=None) -> Any:
+    """The other optimizer's state; raises if the embedding does not fit theta."""
+    check_fit(self.rule.sizes, params)
+    return self.step.init(params, None, num_steps=num_steps, key=key)
+
+  def update(
+    self,
+    opt_state: Any,
+    grad=None,
+    loss=None,
+    model_state: Activations | None = None,
+    key=None,
+    **kwargs,
+  ) -> Any:
+    """One step; the arguments are those of `RuleOptimizer.update`, `key` goes to the other."""
+    del grad, loss, kwargs
+    params = self.get_params(opt_state)
+    # Library optimizers count their steps; one that does not gets the same order always.
+    change = self.rule.change(params, model_state, getattr(opt_state, "iteration", 0))
+    gradient = jax.tree.map(jnp.add, params, change)
+    return self.step.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
+
+
+def mlp_of(params: Params) -> MLP:
+  """Reads the architecture back from the shapes of {W, b, V}, which say no nonlinearity."""
+  widths = []
+  for i in range(len(params)):
+    count, n_below, n = params[f"layers_{i}"]["w"].shape
+    widths += [n_below] * (i == 0) + [n] * count
+  return MLP(n_inputs=widths[0], hidden=tuple(widths[1:-1]), n_outputs=widths[-1])
+
+
+def check_fit(sizes: Sizes, params: Params) -> None:
+  """Raises if the embedding's width is not theta's."""
+  n_outputs = mlp_of(params).n_outputs
+  if n_outputs != sizes.output_size:
+    raise UnsupRuleError(
+      f"the embedding has {n_outputs} units but this theta was made for {sizes.output_size}; "
+      f"use n_outputs={sizes.output_size} (any input size, width and depth will do)"
+    )
+
+
+def check_step(step: Any) -> None:
+  """Raises if `step` is not an instance of an optimizer."""
+  if not isinstance(step, (opt_base.Optimizer, lopt_base.LearnedOptimizer, type(None))):
+    raise UnsupRuleError(
+      f"UnsupervisedRule.step is {step!r}; give an instance of an Optimizer or LearnedOptimizer, "
+      "in gin @LearnableAdam() with the brackets"
+    )
+
+
+def checked_coefficients(coefficients: Mapping[str, float]) -> dict[str, float]:
+  """Raises if a key is no term."""
+  for key in coefficients:
+    if key not in TERMS:
+      raise UnsupRuleError(
+        f"UnsupervisedRule.initial_coefficients names {key!r}; use {', '.join(TERMS)}"
+      )
+  return dict(coefficients)
+
+
+def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
+  """Theta with these mixing coefficients, those of V included."""
+  index = jnp.array([list(TERMS).index(key) for key in coefficients], jnp.int32)
+  values = jnp.array(list(coefficients.values()), jnp.float32)
+  changed = {
+    name: module | {"w": jnp.asarray(module["w"]).at[index, 0].set(values)}
+    for name, module in theta.items()
+    if coefficients and name.endswith(COEFFICIENTS)
+  }
+  return {**theta, **changed}

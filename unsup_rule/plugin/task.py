@@ -1,0 +1,164 @@
+"""The base MLP on few-shot problems as a learned_optimization `Task` and `TaskFamily`."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from unsup_rule import compat, prng  # noqa: F401  (first: makes the library importable)
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.probe import ProbeResult, RidgeProbe, Targets
+from unsup_rule.rule.mlp import MLP, Activations, Params
+from unsup_rule.tasks.sampler import Problem, Problems
+
+from learned_optimization.tasks import base as tasks_base  # isort: skip
+
+Batch = Any
+# What a truncation keeps for the way back is then the inner states, and not all that the probe and
+# the base model compute on batches. Within a loop, nothing is merged that should not be.
+_rematerialised = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+class MLPTask(tasks_base.Task):
+  """One problem for one MLP.
+
+  The loss is the few-shot probe on a fresh labelled draw; any gradient optimizer of the library can
+  minimise it. The model state handed on beside it is the activations of an unlabelled batch, all
+  that the unsupervised rule reads. Whatever is not used is removed by XLA: the rule pays for no
+  probe and no gradient, a gradient optimizer for no unlabelled batch.
+
+  Batches are drawn on the device from the step's key. `data` may bring one in their place:
+  {"x": [B,P], "probe_x": [2K,P], "train": Targets, "test": Targets}; any part may be left out.
+  """
+
+  datasets = None
+
+  def __init__(self, mlp: MLP, problems: Problems, problem: Problem, probe: RidgeProbe, name: str):
+    self.mlp = mlp
+    self.problems = problems
+    self.problem = problem
+    self.probe = probe
+    self._name = name
+
+  @property
+  def name(self) -> str:
+    return self._name
+
+  def init(self, key: jax.Array) -> Params:
+    """{W, b, V} of the base model."""
+    return self.mlp.init(key)
+
+  def init_with_state(self, key: jax.Array) -> tuple[Params, Activations]:
+    """Parameters, and zero activations of a batch's shape."""
+    params = self.init(key)
+    x = jax.ShapeDtypeStruct((self.problems.batch_size, self.mlp.n_inputs), jnp.float32)
+    shapes = jax.eval_shape(self.mlp.apply, params, x)
+    return params, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+  def unlabelled(self, key: jax.Array, data: Batch = None) -> Batch:
+    """The unlabelled batch of a step: {"x": [B,P]}, and "mask" [B] where `data` has one."""
+    data = dict(data or {})
+    if "x" not in data:
+      data["x"] = self.problems.unlabelled(self.problem, prng.split(key)[0])
+    return data
+
+  def labelled(self, key: jax.Array, data: Batch = None) -> tuple[jax.Array, Targets, Targets]:
+    """The probe's draw of a step: inputs [2K,P], and the targets of both halves."""
+    data = dict(data or {})
+    names = ("probe_x", "train", "test")
+    if not data.keys() >= set(names):
+      drawn = self.problems.labelled(self.problem, prng.split(key)[1])
+      data = dict(zip(names, drawn, strict=True)) | data
+    return data["probe_x"], Targets(*data["train"]), Targets(*data["test"])
+
+  def measure(self, params: Params, key: jax.Array, data: Batch = None) -> ProbeResult:
+    """The probe on a labelled draw under the present parameters."""
+    x, train, test = self.labelled(key, data)
+    features = self.mlp.features(params, x)
+    return self.probe(features, train, test, self.problems.max_ways, self.problem.ways)
+
+  def loss(self, params: Params, key: jax.Array, data: Batch = None) -> jax.Array:
+    """The probe's loss, a scalar."""
+    return self.measure(params, key, data).loss
+
+  def loss_with_state(
+    self, params: Params, state: Any, key: jax.Array, data: Batch = None
+  ) -> tuple[jax.Array, Activations]:
+    """The probe's loss, and the activations [B, ..] of the unlabelled batch."""
+    del state
+    activations = _rematerialised(self._activations)(params, key, data)
+    return self.loss(params, key, data), activations
+
+  def _activations(self, params: Params, key: jax.Array, data: Batch) -> Activations:
+    batch = self.unlabelled(key, data)
+    return self.mlp.apply(params, batch["x"], batch.get("mask"))
+
+  def loss_and_aux(
+    self, params: Params, key: jax.Array, data: Batch = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The probe's loss and all its scalars by name."""
+    result = self.measure(params, key, data)
+    return result.loss, result.scalars()
+
+  def loss_with_state_and_aux(
+    self, params: Params, state: Any, key: jax.Array, data: Batch = None
+  ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+    """The outer meta-loss: the probe on a second, labelled batch."""
+    loss, aux = _rematerialised(self.loss_and_aux)(params, key, data)
+    return loss, state, aux
+
+
+@gin.configurable(module="unsup_rule")
+class MLPTaskFamily(tasks_base.TaskFamily):
+  """All problems of a distribution, on one architecture.
+
+  Args:
+    problems: where problems and batches come from.
+    hidden: widths of the hidden layers.
+    n_outputs: width of the embedding.
+    nonlinearity: name of it, see `unsup_rule.rule.mlp.NONLINEARITIES`.
+    probe: the meta-objective.
+    name: for summaries; by default sources and architecture.
+  """
+
+  datasets = None  # drawn on the device
+  shareable = True  # among cores, see `compat.shares`
+
+  def __init__(
+    self,
+    problems: Problems,
+    hidden: Sequence[int] = (128, 128, 128, 128),
+    n_outputs: int = 32,
+    nonlinearity: str = "relu",
+    probe: RidgeProbe | None = None,
+    name: str | None = None,
+  ):
+    if not isinstance(problems, Problems):
+      raise UnsupRuleError(
+        f"MLPTaskFamily.problems is {problems!r}; give a Problems, or let task_distribution "
+        "make the families"
+      )
+    self.mlp = MLP(problems.n_inputs, tuple(hidden), n_outputs, nonlinearity)
+    self.problems = problems
+    self.probe = RidgeProbe() if probe is None else probe
+    widths = "x".join(str(width) for width in (*self.mlp.hidden, n_outputs))
+    sources = "+".join(dict.fromkeys(problems.source_names))
+    self._name: str = name or f"{sources}_{widths}".replace("/", "_")
+
+  @property
+  def source_names(self) -> tuple[str, ...]:
+    """Names of the data sets, by the `source` of a sampled problem."""
+    return self.problems.source_names
+
+  def sample(self, key: jax.Array) -> Problem:
+    """Draws a problem."""
+    return self.problems.sample(key)
+
+  def task_fn(self, cfg: Problem) -> MLPTask:
+    """The task of one problem."""
+    return MLPTask(self.mlp, self.problems, cfg, self.probe, self._name)
+
+  eval_task_fn = task_fn

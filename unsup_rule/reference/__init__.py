@@ -1,0 +1,1 @@
+"""The authors' program: its recordings, its names, its weights."""

@@ -1,0 +1,293 @@
+"""Re-computes a trace of the authors' program and compares every array (docs/rule.md, section 7).
+
+Three kinds of file are known: traces of the update, of its gradient, and of the ridge probe.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.probe import ProbeResult, RidgeProbe, Targets
+from unsup_rule.reference.tf_names import (
+  BASE_PREFIX,
+  THETA_PREFIX,
+  base_model_from_tf,
+  theta_from_tf,
+)
+from unsup_rule.rule.capture import recording
+from unsup_rule.rule.mlp import MLP, Params, flatten_examples
+from unsup_rule.rule.theta import Sizes, Theta, sizes_of
+from unsup_rule.rule.update import changes
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+  """Allowed largest error of a group: absolute + relative * max|expected of the group|."""
+
+  absolute: float
+  relative: float
+
+
+# float32 noise of the authors' program against float64 (section 7) with room to spare.
+# change_w is mostly -w/7 and phi at lr 1e-4 hardly moves, hence their tight absolute bounds.
+TOLERANCES = {
+  "base": Tolerance(1e-5, 1e-6),
+  "top_delta": Tolerance(1e-6, 1e-4),
+  "d_in": Tolerance(1e-6, 1e-4),
+  "d_out": Tolerance(1e-6, 1e-4),
+  "h": Tolerance(1e-6, 1e-4),
+  "delta": Tolerance(1e-6, 1e-4),
+  "trace": Tolerance(1e-6, 1e-4),
+  "terms_before": Tolerance(1e-6, 3e-5),
+  "terms_after": Tolerance(1e-6, 3e-5),
+  "change_w": Tolerance(1e-6, 0),
+  "change_b": Tolerance(1e-6, 3e-5),
+  "phi": Tolerance(3e-7, 0),
+  "phi_lr": Tolerance(2e-5, 0),
+  "J": Tolerance(1e-6, 1e-5),
+  "dJ_dtheta": Tolerance(1e-6, 1e-4),
+  "dJ_dphi": Tolerance(1e-6, 1e-4),
+  "dJ_dx": Tolerance(1e-6, 1e-4),
+  "probe": Tolerance(1e-6, 3e-6),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Largest error over the arrays of one group."""
+
+  group: str
+  n_arrays: int
+  error: float
+  scale: float
+  worst: str
+
+  @property
+  def tolerance(self) -> float:
+    """Largest error that passes."""
+    tolerance = TOLERANCES[self.group]
+    return tolerance.absolute + tolerance.relative * self.scale
+
+  @property
+  def passed(self) -> bool:
+    """Whether the error is within it; NaN is not."""
+    return bool(self.error <= self.tolerance)
+
+
+def compare(expected: Arrays, actual: Arrays) -> list[Comparison]:
+  """Groups the keys of `actual` and takes the largest error of each group."""
+  groups: dict[str, list[str]] = {}
+  for key in actual:
+    groups.setdefault(_group(key), []).append(key)
+  comparisons = []
+  for group, keys in groups.items():
+    errors = {key: _error(expected[key], actual[key]) for key in keys}
+    worst = max(errors, key=lambda key, errors=errors: errors[key])
+    scale = max(float(np.max(np.abs(expected[key]), initial=0)) for key in keys)
+    comparisons.append(Comparison(group, len(keys), errors[worst], scale, worst))
+  return comparisons
+
+
+def _group(key: str) -> str:
+  head = key.split("/")[0]
+  if head.startswith("phi_lr"):
+    return "phi_lr"
+  if re.fullmatch(r"phi\d+", head):
+    return "phi"
+  return head if head in TOLERANCES else "probe"
+
+
+def _error(expected: np.ndarray, actual: np.ndarray) -> float:
+  actual = np.asarray(actual)
+  if actual.shape != np.shape(expected):
+    return float("inf")
+  error = float(np.max(np.abs(actual.astype(np.float64) - expected), initial=0))
+  return error if np.isfinite(error) else float("inf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """The inputs of an update trace: who computes what from where."""
+
+  mlp: MLP
+  phi: Params
+  theta: Theta
+  learning_rate: float
+  batches: list[np.ndarray]
+
+  @property
+  def sizes(self) -> Sizes:
+    """Sizes of the rule, from theta's shapes."""
+    return sizes_of(self.theta)
+
+  def step(self, theta: Theta, phi: Params, x: jax.Array) -> tuple[Any, Params]:
+    """Activations and changes for one batch of images."""
+    activations = self.mlp.apply(phi, flatten_examples(x))
+    return activations, changes(theta, self.sizes, self.mlp, phi, activations)
+
+
+def read_case(trace: Arrays, theta: Theta | None = None) -> Case:
+  """Reads architecture, parameters and batches from the arrays of a trace."""
+  try:
+    meta = json.loads(str(trace["meta_json"]))
+    n_batches = sum(re.fullmatch(r"x/\d+", key) is not None for key in trace)
+    batches = [np.asarray(trace[f"x/{i}"], np.float32) for i in range(n_batches)]
+  except (KeyError, json.JSONDecodeError) as error:
+    raise UnsupRuleError(f"not a trace of the rule: {error} is missing or damaged") from error
+  mlp, phi = base_model_from_tf(_under(trace, "phi0/"), meta.get("activation", "relu"))
+  if theta is None:
+    own = theta_from_tf(_under(trace, "theta/"))
+    theta = {name: jax.tree.map(jnp.asarray, leaves) for name, leaves in own.items()}
+  return Case(mlp, phi, theta, float(meta.get("lr", 1e-4)), batches)
+
+
+def recompute_update(
+  trace: Arrays, theta: Theta | None = None, jit: bool = True
+) -> dict[str, np.ndarray]:
+  """Our value for every array of an update trace that is an output.
+
+  Args:
+    trace: arrays by key, as section 7 of docs/rule.md lists them.
+    theta: in place of the trace's own.
+    jit: compile, or run operation by operation.
+  """
+  case = read_case(trace, theta)
+  wrap = jax.jit if jit else lambda function: function
+
+  def recorded(theta, phi, x):
+    with recording() as tape:
+      activations, _ = case.step(theta, phi, x)
+    return activations, tape
+
+  activations, tape = wrap(recorded)(case.theta, case.phi, case.batches[0])
+  out = {}
+  layers = case.mlp.layers({k: v for k, v in activations.items() if k.startswith("layers_")})
+  top = tape[f"l{case.mlp.n_layers}/d_in"]
+  values = {"base/x0": activations["x0"], "top_delta/d": top.transpose(1, 2, 0)}
+  for m, layer in enumerate(layers):
+    values[f"base/x{m + 1}"], values[f"base/z{m}"] = layer["x"], layer["z"]
+  for key in trace:
+    name = _tape_name(key)
+    if name is not None and name in tape:
+      value = tape[name]
+      values[key] = value.transpose(_axes(key)) if value.ndim == 3 else value
+  out = {key: np.asarray(value) for key, value in values.items() if key in trace}
+  return out | _trajectories(trace, case, wrap)
+
+
+def _axes(key: str) -> tuple[int, int, int]:
+  """From our [channels, batch, units] to the layout of the authors' program."""
+  batch_first = not key.startswith("trace/") or "ConcatUnitConv" in key
+  return (1, 2, 0) if batch_first else (2, 1, 0)
+
+
+def _tape_name(key: str) -> str | None:
+  """The tape's name for an array of a trace."""
+  if match := re.fullmatch(r"(h|delta|d_in|d_out)/l(\d+)", key):
+    return f"l{match[2]}/{match[1]}"
+  if match := re.fullmatch(r"(terms_before|terms_after)/(\w+)/w(\d+)/(\w+)", key):
+    return f"l{int(match[3]) + 1}/{match[1]}/{match[2]}/{match[4]}"
+  if match := re.fullmatch(r"change_w/(\w+)/w(\d+)", key):
+    return f"l{int(match[2]) + 1}/change_w/{match[1]}"
+  if match := re.fullmatch(r"change_b/b(\d+)", key):
+    return f"l{int(match[1]) + 1}/change_b"
+  if match := re.fullmatch(r"trace/top/\d+_(.+)", key):
+    return f"top/compute_top_delta/{match[1]}"
+  if match := re.fullmatch(r"trace/h_l(\d+)/\d+_(.+)", key):
+    return f"l{match[1]}/{match[2].replace('.', '/')}"
+  return None
+
+
+def _trajectories(trace: Arrays, case: Case, wrap: Callable) -> dict[str, np.ndarray]:
+  """phi after several steps, at the recorded learning rates."""
+  wanted: dict[float, dict[int, str]] = {}
+  for key in trace:
+    if match := re.match(r"(phi(\d+)/|phi_lr([\d.e-]+)/(\d+)/)", key):
+      n, rate = int(match[2] or match[4]), float(match[3] or case.learning_rate)
+      if n > 0:
+        wanted.setdefault(rate, {})[n] = match[1]
+  step = wrap(case.step)
+  out = {}
+  for rate, steps in wanted.items():
+    phi = case.phi
+    for n in range(1, max(steps) + 1):
+      _, change = step(case.theta, phi, case.batches[n - 1])
+      phi = jax.tree.map(lambda old, c, lr=rate: old * (1 - lr) - lr * c, phi, change)
+      if n in steps:
+        out |= {steps[n] + name: value for name, value in _tf_phi(trace, case.mlp, phi).items()}
+  return {key: np.asarray(value) for key, value in out.items() if key in trace}
+
+
+def _tf_phi(trace: Arrays, mlp: MLP, phi: Params) -> dict[str, jax.Array]:
+  """Our {W, b, V} under the names of the authors' program; unused backward biases do not change."""
+  out = {}
+  for i, layer in enumerate(mlp.layers(phi)):
+    for number, weights in ((i, "w"), (mlp.n_layers + i, "v")):
+      prefix = BASE_PREFIX + (f"_{number}" if number else "")
+      out[f"{prefix}/linear/w"] = layer[weights]
+      out[f"{prefix}/b"] = layer["b"][None] if weights == "w" else trace[f"phi0/{prefix}/b"]
+  return out
+
+
+def recompute_gradient(
+  trace: Arrays, base: Arrays, theta: Theta | None = None, jit: bool = True
+) -> dict[str, np.ndarray]:
+  """Gradients of J, fixed projections of all changes at step 1, by theta, phi0 and the input."""
+  case = read_case(base, theta)
+
+  def objective(theta, phi, x):
+    total = jnp.zeros(())
+    for m, layer in enumerate(case.mlp.layers(case.step(theta, phi, x)[1])):
+      for key, name in ((f"forward/w{m}", "w"), (f"backward/w{m}", "v"), (f"b{m}", "b")):
+        if f"proj/{key}" in trace:
+          total += jnp.sum(layer[name] * trace[f"proj/{key}"])
+    return total
+
+  function = jax.value_and_grad(objective, argnums=(0, 1, 2))
+  function = jax.jit(function) if jit else function
+  value, (d_theta, d_phi, d_x) = function(case.theta, case.phi, case.batches[0])
+  out = {"J": value, "dJ_dx": d_x}
+  for module, leaves in d_theta.items():
+    out |= {f"dJ_dtheta/{THETA_PREFIX}{module}/{leaf}": g for leaf, g in leaves.items()}
+  out |= {f"dJ_dphi/{name}": g for name, g in _tf_phi(base, case.mlp, d_phi).items()}
+  return {key: np.asarray(value) for key, value in out.items() if key in trace}
+
+
+def recompute_probe(trace: Arrays, jit: bool = True) -> dict[str, np.ndarray]:
+  """Every output of the ridge probe in each recorded variant."""
+  features = np.concatenate([trace["features_train"], trace["features_test"]])
+  n_ways = trace["y_train"].shape[1]
+  targets = [Targets(np.argmax(trace[key], axis=1)) for key in ("y_train", "y_test")]
+  out = {}
+  for variant, options in json.loads(str(trace["meta_json"])).items():
+    probe = RidgeProbe(**options)
+    run = jax.jit(probe.__call__, static_argnums=3) if jit else probe.__call__
+    r: ProbeResult = run(jnp.asarray(features), targets[0], targets[1], n_ways)
+    f = features / np.sqrt((features**2).sum(0)) if probe.normalize_act else features
+    values = {f"stat_{name}": value for name, value in r.scalars().items() if name != "loss"}
+    values |= {"loss": r.loss, "J": r.loss, "ridge_x": f[: len(targets[0].labels)]}
+    values |= {"ridge_y": r.ridge_y, "ridge_w": r.ridge_w}
+    values |= {"logit_train": r.logit_train, "logit_test_unnorm": r.logit_test}
+    out |= {f"{variant}/{name}": np.asarray(value) for name, value in values.items()}
+  return {key: value for key, value in out.items() if key in trace}
+
+
+_INPUTS = re.compile(r"(x/|theta/|phi0/|proj/|meta_json$|features_|y_t)")
+
+
+def is_input(key: str) -> bool:
+  """Whether an array of a trace is given rather than computed."""
+  return _INPUTS.match(key) is not None
+
+
+def _under(trace: Arrays, prefix: str) -> dict[str, np.ndarray]:
+  return {key.removeprefix(prefix): trace[key] for key in trace if key.startswith(prefix)}

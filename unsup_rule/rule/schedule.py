@@ -1,0 +1,121 @@
+"""What a rule's steps are beside theta: their size, where biases rest, the order of the inputs.
+
+All are additions of this package (docs/rule.md, section 4.6), off by default.
+"""
+
+import ast
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.mlp import Activations, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamics:
+  """How changes are applied; lr_t = learning_rate / (1 + t / decay_steps)^decay_power, t = 0, ..
+
+  The authors' program keeps lr constant. A power above 1 bounds the sum of all steps, by
+  learning_rate decay_steps / (power - 1): the base model settles, however long the rule runs.
+
+  Attributes:
+    learning_rate: lr of the first step.
+    decay_steps: steps after which lr is (1/2)^decay_power of that; None for a constant lr.
+    decay_power: how fast it falls from there.
+    hidden_bias: value towards which biases of hidden layers decay, where the nonlinearity does not
+      saturate above.
+    embedding_bias: the same of the last layer; a large one makes the embedding linear.
+    shuffle_inputs: show the rule its inputs in a random order, in each step another, so that it
+      cannot tell neighbours.
+  """
+
+  learning_rate: float = 1e-4
+  decay_steps: float | None = None
+  decay_power: float = 2.0
+  hidden_bias: float = 0.0
+  embedding_bias: float = 0.0
+  shuffle_inputs: bool = False
+
+  def __post_init__(self):
+    for name in ("learning_rate", "decay_steps", "decay_power"):
+      value = getattr(self, name)
+      if name == "decay_steps" and value is None:
+        continue
+      if not _real(value) or not value > 0:
+        raise UnsupRuleError(f"UnsupervisedRule.{name} is {value!r}; give a positive number")
+    for name in ("hidden_bias", "embedding_bias"):
+      value = getattr(self, name)
+      if not _real(value) or not np.isfinite(value):
+        raise UnsupRuleError(f"UnsupervisedRule.{name} is {value!r}; give a finite number")
+    if not isinstance(self.shuffle_inputs, bool):
+      raise UnsupRuleError(
+        f"UnsupervisedRule.shuffle_inputs is {self.shuffle_inputs!r}; give True or False"
+      )
+
+  def rate(self, step: jax.Array) -> jax.Array | float:
+    """lr_t, a scalar (eq. 4.18)."""
+    if self.decay_steps is None:
+      return self.learning_rate
+    return self.learning_rate * (1 + step / self.decay_steps) ** -jnp.float32(self.decay_power)
+
+  def with_rest(self, change: Params, slope: jax.Array) -> Params:
+    """The change less the resting biases, so that (1 - lr) b - lr change decays to them (4.19).
+
+    Args:
+      change: a tree like {W, b, V}.
+      slope: of the nonlinearity far above 0, a scalar; one that saturates there keeps rest 0.
+    """
+    if not (self.hidden_bias or self.embedding_bias):
+      return change
+    out, left = {}, sum(len(layers["b"]) for layers in change.values())
+    for i in range(len(change)):
+      name = f"layers_{i}"
+      b_RxN = change[name]["b"]
+      left -= len(b_RxN)
+      rest_R = np.full(len(b_RxN), self.hidden_bias, np.float32)
+      if left == 0:
+        rest_R[-1] = self.embedding_bias
+      out[name] = {**change[name], "b": b_RxN - slope * rest_R[:, None]}
+    return out
+
+
+def order_of_step(step: jax.Array | int, n_inputs: int) -> jax.Array:
+  """A random order of the inputs, [n_0], for each step another; the same for all base models."""
+  return jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(0), step), n_inputs)
+
+
+def shown(
+  params: Params, activations: Activations, order_N: jax.Array
+) -> tuple[Params, Activations]:
+  """Base model and batch as the rule sees them when its inputs come in this order."""
+  x_BxN = jnp.asarray(activations["x0"])
+  return reordered(params, order_N), {**activations, "x0": x_BxN[:, order_N]}
+
+
+def reordered(params: Params, order_N: jax.Array | np.ndarray) -> Params:
+  """{W, b, V} that do with inputs x[:, order] what `params` do with x."""
+  bottom = dict(params["layers_0"])
+  for key in ("w", "v"):
+    stacked_RxMxN = jnp.asarray(bottom[key])
+    lowest_1xMxN = stacked_RxMxN[:1, order_N]
+    rest = stacked_RxMxN[1:]
+    bottom[key] = jnp.concatenate([lowest_1xMxN, rest]) if len(rest) else lowest_1xMxN
+  return {**params, "layers_0": bottom}
+
+
+def read_setting(text: str) -> Any:
+  """The value that `text` writes of an attribute of `Dynamics`; a whole number is a float.
+
+  Raises:
+    ValueError, SyntaxError: it is no plain value.
+  """
+  value = ast.literal_eval(text)
+  return float(value) if type(value) is int else value
+
+
+def _real(value: object) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
