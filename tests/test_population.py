@@ -189,10 +189,10 @@ def test_gin_knows_the_librarys_mutators_in_both_versions():
 )
 def test_options_are_checked(options, message):
   with pytest.raises(UnsupRuleError, match=message):
-    population.PopulationOptions(**options).check()
+    population.check(population.PopulationOptions(**options))
 
 
 def test_fitness_on_training_data_is_refused():
   gin.parse_config("task_distribution.sources = [{'name': 'glyphs', 'split': 'valid'}]")
   with pytest.raises(UnsupRuleError, match="glyphs"):
-    population.PopulationOptions(mutator=1).check()
+    population.check(population.PopulationOptions(mutator=1))

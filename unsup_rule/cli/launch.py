@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     heldout.check_configuration()
     members = population.PopulationOptions().members
     if members:
-      population.PopulationOptions().check()
+      population.check(population.PopulationOptions())
     n_workers = max(arguments.workers, len(members))
     launch = launcher.Launch(text, arguments.gin_import, folder, n_workers)
     for warning in launcher.warnings(n_workers // max(len(members), 1)):

@@ -7,7 +7,7 @@ from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.distributed import courier, logs
 from unsup_rule.distributed.meta_parameters import ThetaKeeper
-from unsup_rule.distributed.population import PopulationOptions
+from unsup_rule.distributed.population import PopulationOptions, fitness_of
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import compilation
 from unsup_rule.meta import checkpoint, gin_files
@@ -21,7 +21,7 @@ def run_evaluator(config_text: str, imports: Sequence[str], folder: str, server:
   logs.redirect(folder, "evaluator")
   compilation.cache_on_disk()
   gin_files.parse_text(config_text, imports)
-  fitness_fn = PopulationOptions().fitness()
+  fitness_fn = fitness_of(PopulationOptions())
   keeper = ThetaKeeper(
     # Gin has what it needs.
     lambda: gradient_learner.GradientLearner(),  # pyright: ignore[reportCallIssue]

@@ -18,7 +18,7 @@ from unsup_rule.distributed import courier, history, logs
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import gin_files
 from unsup_rule.meta.heldout import HeldOut
-from unsup_rule.meta.options import HeldoutFn, TrainerOptions
+from unsup_rule.meta.options import HeldoutFn, PopulationOptions, TrainerOptions
 from unsup_rule.tasks.sampler import Problems
 from unsup_rule.tasks.sources import DataSet, check_apart
 
@@ -71,51 +71,22 @@ def perturb(
   return changed
 
 
-@gin.configurable("population", module="unsup_rule")  # pyright: ignore[reportCallIssue]
-@dataclasses.dataclass(frozen=True)
-class PopulationOptions:
-  """What gin can set about a population, under the name `population`.
+def fitness_of(options: PopulationOptions) -> HeldoutFn:
+  """Returns what measures theta."""
+  return options.fitness_fn or MetaValidation()
 
-  Attributes:
-    members: the bindings that each member starts with; () for no population.
-    mutator: the library's, such as `@WinnerTakeAllGenetic()`; decides who goes on with what.
-    fitness_fn: measures theta; its "accuracy" is maximised. `MetaValidation` by default.
-    evaluate_every_updates: how often; the steps of a mutator should be multiples of it.
+
+def check(options: PopulationOptions) -> None:
+  """Refuses a population that cannot work.
+
+  Raises:
+    UnsupRuleError: no mutator, a bad interval or member, or fitness on training data.
   """
-
-  members: Sequence[Sequence[str]] = ()
-  mutator: Any = None
-  fitness_fn: HeldoutFn | None = None
-  evaluate_every_updates: int = 50
-
-  def check(self) -> None:
-    """Refuses a population that cannot work.
-
-    Raises:
-      UnsupRuleError: no mutator, a bad interval or member, or fitness on training data.
-    """
-    if self.mutator is None:
-      raise UnsupRuleError(
-        "population.mutator is not bound; name one, such as @WinnerTakeAllGenetic()"
-      )
-    if self.evaluate_every_updates < 1:
-      raise UnsupRuleError(
-        f"population.evaluate_every_updates is {self.evaluate_every_updates}; give at least 1"
-      )
-    for member in self.members:
-      if isinstance(member, str) or not all(b.count("=") == 1 for b in member):
-        raise UnsupRuleError(
-          f"population.members has {member!r}; give each member a list of bindings, such as "
-          '["Adam.learning_rate = 1e-3"]'
-        )
-    fitness = self.fitness()
-    if isinstance(fitness, MetaValidation):
-      data = dataclasses.replace(DataSet.from_settings(fitness.data), split=fitness.split)
-      check_apart(gin_files.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])
-
-  def fitness(self) -> HeldoutFn:
-    """Returns what measures theta."""
-    return self.fitness_fn or MetaValidation()
+  options.check()
+  fitness = fitness_of(options)
+  if isinstance(fitness, MetaValidation):
+    data = dataclasses.replace(DataSet.from_settings(fitness.data), split=fitness.split)
+    check_apart(gin_files.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])
 
 
 class Controller(library_population.PopulationController):

@@ -5,6 +5,7 @@ The flags are those of the library's own entry points (`--config_file`, `--gin_b
 when it moves all bindings into one scope; here the first two are errors and macros are expanded.
 """
 
+import contextlib
 import difflib
 import glob
 import importlib
@@ -15,7 +16,7 @@ import pathlib
 import re
 import tempfile
 import tokenize
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -35,7 +36,6 @@ REGISTERED_MODULES = (
   "learned_optimization.tasks.quadratics",
   "unsup_rule.meta.estimators",
   "unsup_rule.data.sets",
-  "unsup_rule.distributed.options",
   "unsup_rule.distributed.population",
   "unsup_rule.probe",
   "unsup_rule.plugin.rule",
@@ -52,6 +52,11 @@ _GIN: Any = gin_config
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""")
 _LOCATION = re.compile(r"\n  In (?:file \"(?P<file>[^\"]*)\",|bindings string) line (?P<line>\d+)")
+_REQUIRED = re.compile(r"Required bindings for `(\S+)` not provided in config: \[(.*)\]")
+_MISSING = re.compile(
+  r"missing \d+ required .*argument.*\n  No values supplied by Gin or caller for arguments: "
+  r"\[(.*)\][\s\S]*?In call to configurable '(\S+)'"
+)
 # Marks a path that our reader, not gin's, opens: only ours resolves includes as documented below.
 _SCHEME = "unsup-rule:"
 _PARSE_ERRORS = (
@@ -136,6 +141,35 @@ def bound(name: str, default: Any = None) -> Any:
     return gin.query_parameter(name)
   except ValueError:
     return default
+
+
+def bind(bindings: Sequence[str]) -> None:
+  """Reads bindings on top of what is bound, locked or not.
+
+  Raises:
+    UnsupRuleError: one that gin does not understand.
+  """
+  with gin.unlock_config():
+    for binding in bindings:
+      _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
+
+
+@contextlib.contextmanager
+def naming_missing_values() -> Iterator[None]:
+  """Turns gin's complaint about a configurable without a value it needs into one line."""
+  try:
+    yield
+  except (RuntimeError, TypeError) as error:
+    message = str(error)
+    if found := re.match(
+      r"Required bindings for `(\S+)` not provided in config: \[(.*)\]", message
+    ):
+      lacking = f"{found[1]} needs a value for {found[2]}"
+    elif found := _MISSING.search(message):
+      lacking = f"{found[2]} needs a value for {found[1]}"
+    else:
+      raise
+    raise UnsupRuleError(f"gin: {lacking}; add it to the gin file") from error
 
 
 def _import(module: str) -> None:

@@ -86,6 +86,12 @@ def _estimator_is_ours() -> bool:
   return getattr(configurable, "module", None) == "unsup_rule"
 
 
+def make_learner() -> library_learner.GradientLearner:
+  """The learner that gin binds to `run_train`."""
+  bound = gin.get_bindings("run_train")
+  return bound["outer_learner_fn"]() if compat.IS_HEAD else bound["outer_learner"]
+
+
 def sample_estimators(
   learned_opt: lopt_base.LearnedOptimizer,
   key: jax.Array,

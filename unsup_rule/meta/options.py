@@ -1,21 +1,47 @@
-"""What gin can set about the trainer itself, under the name `trainer`."""
+"""What gin sets about training: the parts of `unsup_rule.meta.settings.Settings`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import gin
+from learned_optimization.learned_optimizers import base as lopt_base
 
 from unsup_rule.errors import UnsupRuleError
 
 # (learned optimizer, theta) -> at least `accuracy` and `standard_error`.
-HeldoutFn = Callable[[Any, Any], Mapping[str, float]]
+HeldoutFn = Callable[[lopt_base.LearnedOptimizer, lopt_base.MetaParams], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+  """What gin binds to `run_train`, with the defaults of the library's function of this name.
+
+  Attributes:
+    lopt: the optimizer to meta-train.
+    num_steps: outer steps in all, over all sessions.
+    num_seconds: limit of time over all sessions; 0 for none.
+    num_estimators: estimators whose gradients are averaged in a step.
+    stochastic_resample_frequency: outer steps, on average, until an estimator is replaced; 0 for
+      never.
+    summary_every_n: outer steps between TensorBoard entries other than the loss; 0 for none.
+    trainer_batch_size: gradients of workers that make an update.
+    staleness: updates that a worker's gradient may be behind.
+  """
+
+  lopt: lopt_base.LearnedOptimizer
+  num_steps: int = 10000
+  num_seconds: float = 0.0
+  num_estimators: int = 2
+  stochastic_resample_frequency: int = 200
+  summary_every_n: int = 10
+  trainer_batch_size: int = 1
+  staleness: int = 1
 
 
 @gin.configurable("trainer", module="unsup_rule")  # pyright: ignore[reportCallIssue]
 @dataclasses.dataclass(frozen=True)
 class TrainerOptions:
-  """Options of `unsup_rule.meta.loop.local_train`.
+  """Options of the trainer itself; gin's `trainer`.
 
   Attributes:
     seed: everything random in a run follows from it.
@@ -32,6 +58,72 @@ class TrainerOptions:
   heldout_fn: HeldoutFn | None = None
 
   def __post_init__(self):
-    for name in ("checkpoint_every_seconds", "max_consecutive_nonfinite"):
-      if getattr(self, name) <= 0:
-        raise UnsupRuleError(f"trainer.{name} is {getattr(self, name)}; give a positive number")
+    _check_positive("trainer", self, "checkpoint_every_seconds", "max_consecutive_nonfinite")
+
+
+@gin.configurable("distributed", module="unsup_rule")  # pyright: ignore[reportCallIssue]
+@dataclasses.dataclass(frozen=True)
+class DistributedOptions:
+  """Options of `unsup-rule launch`; gin's `distributed`.
+
+  Attributes:
+    checkpoint_every_updates: a learner that is killed loses no more than so many updates, and no
+      more than those of `trainer.checkpoint_every_seconds`.
+    call_deadline_seconds: a worker that gets no answer from the learner for so long gives up. A
+      killed learner is back after about half a minute.
+    gradient_deadline_seconds: a learner that gets no gradient from any worker for so long saves
+      and gives up. It covers the workers' first compilation.
+    buffer_batches: gradients kept for later updates, in batches of `run_train.trainer_batch_size`,
+      and at least 64; more are refused. It bounds the learner's memory.
+  """
+
+  checkpoint_every_updates: int = 50
+  call_deadline_seconds: float = 180.0
+  gradient_deadline_seconds: float = 900.0
+  buffer_batches: int = 2
+
+  def __post_init__(self):
+    _check_positive("distributed", self, *(field.name for field in dataclasses.fields(self)))
+
+
+@gin.configurable("population", module="unsup_rule")  # pyright: ignore[reportCallIssue]
+@dataclasses.dataclass(frozen=True)
+class PopulationOptions:
+  """Options of a population; gin's `population`.
+
+  Attributes:
+    members: the bindings that each member starts with; () for no population.
+    mutator: the library's, such as `@WinnerTakeAllGenetic()`; decides who goes on with what.
+    fitness_fn: measures theta; its "accuracy" is maximised. `MetaValidation` by default.
+    evaluate_every_updates: how often; the steps of a mutator should be multiples of it.
+  """
+
+  members: Sequence[Sequence[str]] = ()
+  mutator: object = None
+  fitness_fn: HeldoutFn | None = None
+  evaluate_every_updates: int = 50
+
+  def check(self) -> None:
+    """Refuses a population that cannot work.
+
+    Raises:
+      UnsupRuleError: no mutator, or a bad interval or member.
+    """
+    if self.mutator is None:
+      raise UnsupRuleError(
+        "population.mutator is not bound; name one, such as @WinnerTakeAllGenetic()"
+      )
+    _check_positive("population", self, "evaluate_every_updates")
+    for member in self.members:
+      if isinstance(member, str) or not all(b.count("=") == 1 for b in member):
+        raise UnsupRuleError(
+          f"population.members has {member!r}; give each member a list of bindings, such as "
+          '["Adam.learning_rate = 1e-3"]'
+        )
+
+
+def _check_positive(section: str, options: object, *names: str) -> None:
+  for name in names:
+    value = getattr(options, name)
+    if value <= 0:
+      raise UnsupRuleError(f"{section}.{name} is {value}; give a positive number")

@@ -1,0 +1,122 @@
+"""All settings of a run: one frozen tree, read from gin once, at the entrance of a process.
+
+`gin_files.parse` fills gin's configuration, `read` turns it into `Settings`, and all that comes
+after takes its settings as arguments. A population's new values are new settings: `changed`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import gin
+import jax
+from learned_optimization.learned_optimizers import base as lopt_base
+from learned_optimization.outer_trainers import gradient_learner
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import gin_files, library
+from unsup_rule.meta.options import (
+  DistributedOptions,
+  PopulationOptions,
+  RunSettings,
+  TrainerOptions,
+)
+
+# (learned optimizer, key, number of estimators) -> that many gradient estimators.
+SampleEstimators = Callable[
+  [lopt_base.LearnedOptimizer, jax.Array, int], Sequence[gradient_learner.GradientEstimator]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What a training run needs to know.
+
+  Attributes:
+    run: gin's `run_train`.
+    make_learner: makes the library's `GradientLearner`, which holds theta and updates it.
+    sample_estimators: makes gradient estimators with the library's `build_gradient_estimators`.
+    trainer: gin's `trainer`.
+    distributed: gin's `distributed`.
+    population: gin's `population`.
+    config_text: the gin configuration that all this was read from, for `config.gin`.
+    imports: modules that another process must import to read that text.
+  """
+
+  run: RunSettings
+  make_learner: Callable[[], gradient_learner.GradientLearner]
+  sample_estimators: SampleEstimators
+  trainer: TrainerOptions = dataclasses.field(default_factory=TrainerOptions)
+  distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
+  population: PopulationOptions = dataclasses.field(default_factory=PopulationOptions)
+  config_text: str = ""
+  imports: Sequence[str] = ()
+
+
+def read(config_text: str, imports: Sequence[str] = ()) -> Settings:
+  """Returns what gin's present configuration says; `gin_files.parse` comes first.
+
+  Args:
+    config_text: that configuration, as `gin_files.parse` returned it.
+    imports: the modules it was given.
+
+  Raises:
+    UnsupRuleError: a value is missing, or asks for what is not supported.
+  """
+  with gin_files.naming_missing_values():
+    bound = gin.get_bindings("run_train")
+    _refuse_unsupported(bound)
+    names = [field.name for field in dataclasses.fields(RunSettings)]
+    return Settings(
+      RunSettings(**{name: bound[name] for name in names if name in bound}),
+      _make_learner,
+      _sample_estimators,
+      TrainerOptions(),
+      DistributedOptions(),
+      PopulationOptions(),
+      config_text,
+      tuple(imports),
+    )
+
+
+def changed(settings: Settings, bindings: Sequence[str]) -> Settings:
+  """Returns `settings` with other values for some gin parameters, for this whole process.
+
+  Args:
+    settings: from `read`.
+    bindings: such as "Adam.learning_rate = 1e-3".
+
+  Raises:
+    UnsupRuleError: a binding that gin does not understand.
+  """
+  gin_files.bind(bindings)
+  return read(settings.config_text, settings.imports)
+
+
+def _refuse_unsupported(bound: dict[str, object]) -> None:
+  if bound.get("run_num_estimators_per_gradient") is not None:
+    raise UnsupRuleError(
+      "run_train.run_num_estimators_per_gradient is not supported: every step uses all "
+      "run_train.num_estimators; remove the binding"
+    )
+  if bound.get("learner_mode", "async") != "async":
+    raise UnsupRuleError(
+      f"run_train.learner_mode is '{bound['learner_mode']}', but launch trains asynchronously; "
+      "remove it"
+    )
+  for role in ("is_trainer", "is_worker"):
+    if not bound.get(role, True):
+      raise UnsupRuleError(
+        f"run_train.{role} is False, but train does both in one process; remove it"
+      )
+
+
+def _make_learner() -> gradient_learner.GradientLearner:
+  with gin_files.naming_missing_values():
+    return library.make_learner()
+
+
+def _sample_estimators(
+  lopt: lopt_base.LearnedOptimizer, key: jax.Array, number: int
+) -> Sequence[gradient_learner.GradientEstimator]:
+  with gin_files.naming_missing_values():
+    return library.sample_estimators(lopt, key, number)
