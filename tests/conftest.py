@@ -2,7 +2,13 @@
 
 import os
 
+from folders import ROOT, SUPPORT
+
+# Processes that tests start inherit both: they find this checkout and the tests' helpers.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+  [*filter(None, [os.environ.get("PYTHONPATH")]), str(SUPPORT), str(ROOT)]
+)
 
 import contextlib
 from collections.abc import Iterator

@@ -1,15 +1,13 @@
 """The examples and the notebooks run, at reduced size."""
 
 import importlib.util
-import os
-import pathlib
 import re
 
 import nbclient
 import nbformat
 import pytest
+from folders import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
   "pipeline": {"folds": 3, "labelled": 50},
   "other_optimizers": {"steps": 20},
@@ -77,7 +75,6 @@ def test_notebook_is_stored_whole_and_lean(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv("UNSUP_RULE_SMALL", "1")
-  monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
   notebook = nbformat.read(path, as_version=4)
   client = nbclient.NotebookClient(
     notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}

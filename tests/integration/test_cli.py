@@ -1,7 +1,6 @@
 """The command line: exit codes, one-line errors, and runs that are killed and go on."""
 
 import json
-import os
 import pathlib
 import resource
 import signal
@@ -19,7 +18,6 @@ from unsup_rule import compat
 from unsup_rule.cli import main as cli
 from unsup_rule.meta import checkpoint
 
-_TESTS = pathlib.Path(__file__).parent
 _STEPS = 200
 _GIN = f"""
 run_train.lopt = @LearnableAdam()
@@ -51,12 +49,8 @@ def _start(folder, *bindings, before=None) -> subprocess.Popen:
     "--gin_import=meta_problems",
     *(f"--gin_bindings={b}" for b in bindings),
   ]
-  path = os.pathsep.join(
-    [*filter(None, [os.environ.get("PYTHONPATH")]), str(_TESTS), str(_TESTS.parent)]
-  )
   return subprocess.Popen(
     [sys.executable, "-m", "unsup_rule", *arguments],
-    env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
     stderr=subprocess.PIPE,
     text=True,
     preexec_fn=before,

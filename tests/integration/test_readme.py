@@ -1,14 +1,14 @@
 """The README's examples run, and its commands exist."""
 
-import pathlib
 import re
 import shlex
 
 import pytest
+from folders import ROOT
 
 from unsup_rule.cli import main as cli
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
   shlex.split(command.replace("\\\n", " "))
@@ -36,5 +36,5 @@ def test_command_parses(command, monkeypatch):
   assert cli.main(command[1:]) == 0
   assert seen
   for name in re.findall(r"\S+\.(?:gin|npz)", " ".join(command)):
-    path = pathlib.Path(__file__).parent.parent / name.removeprefix("--config_file=")
+    path = ROOT / name.removeprefix("--config_file=")
     assert path.exists(), path

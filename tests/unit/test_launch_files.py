@@ -1,6 +1,5 @@
 """What an operator copies: parsed, and their commands known to the program."""
 
-import pathlib
 import re
 import shlex
 import subprocess
@@ -8,10 +7,11 @@ import subprocess
 import jsonschema
 import pytest
 import yaml
+from folders import ROOT
 
 from unsup_rule.cli import main as cli
 
-_FOLDER = pathlib.Path(__file__).parent.parent / "launch"
+_FOLDER = ROOT / "launch"
 _SCRIPTS = sorted(_FOLDER.glob("*.sh"))
 
 

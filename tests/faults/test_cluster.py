@@ -125,14 +125,6 @@ class _Node:
       "RAY_AUTH_MODE": "token",
       "RAY_AUTH_TOKEN_PATH": str(token),
       "RAY_USAGE_STATS_ENABLED": "0",
-      "PYTHONPATH": os.pathsep.join(
-        [
-          *filter(None, [os.environ.get("PYTHONPATH")]),
-          str(pathlib.Path(__file__).parent),
-          str(pathlib.Path(__file__).parent.parent),
-        ]
-      ),
-      "JAX_PLATFORMS": "cpu",
     }
     self._output = open(folder / f"node_{time.monotonic_ns()}.txt", "w")  # noqa: SIM115
     self.process = subprocess.Popen(

@@ -23,10 +23,7 @@ shown.close()
 def test_a_terminal_shows_a_bar_and_one_without_width_shows_lines(columns):
   ours, theirs = pty.openpty()
   termios.tcsetwinsize(theirs, (24, columns))
-  folder = os.path.dirname(os.path.dirname(__file__))
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), folder]))
-  process = subprocess.Popen([sys.executable, "-c", _SCRIPT], stderr=theirs, env=environment)
+  process = subprocess.Popen([sys.executable, "-c", _SCRIPT], stderr=theirs)
   os.close(theirs)
   shown = b""
   # Linux reports the end of a terminal's output as an error.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from folders import GOLDEN
 
 from unsup_rule.cli.main import main
 from unsup_rule.cli.verify import read_arrays
@@ -10,19 +11,14 @@ from unsup_rule.reference.tf_names import theta_from_tf
 
 
 @pytest.fixture(scope="module")
-def golden(request):
-  return request.path.parent / "golden"
-
-
-@pytest.fixture(scope="module")
-def imported(golden, tmp_path_factory):
+def imported(tmp_path_factory):
   out = tmp_path_factory.mktemp("imported") / "theta"
-  assert main(["import-tf", str(golden / "default_ckpt" / "tf_graph_data.ckpt"), str(out)]) == 0
+  assert main(["import-tf", str(GOLDEN / "default_ckpt" / "tf_graph_data.ckpt"), str(out)]) == 0
   return out
 
 
-def test_imports_every_parameter(golden, imported):
-  trace = read_arrays(golden / "default.npz")
+def test_imports_every_parameter(imported):
+  trace = read_arrays(GOLDEN / "default.npz")
   expected = theta_from_tf(
     {k.removeprefix("theta/"): v for k, v in trace.items() if k.startswith("theta/")}
   )
@@ -33,28 +29,28 @@ def test_imports_every_parameter(golden, imported):
       np.testing.assert_array_equal(theta[module][leaf], value, err_msg=f"{module}/{leaf}")
 
 
-def test_reproduces_the_recording(golden, imported, capsys):
-  trace = str(golden / "default.npz")
+def test_reproduces_the_recording(imported, capsys):
+  trace = str(GOLDEN / "default.npz")
   assert main(["verify", trace, "--theta", str(imported)]) == 0
   assert "FAILED" not in capsys.readouterr().out
 
 
-def test_another_theta_does_not(golden, imported, capsys):
+def test_another_theta_does_not(imported, capsys):
   """--theta really is used: the default theta does not fit the small trace."""
-  assert main(["verify", str(golden / "small_identical.npz"), "--theta", str(imported)]) == 2
+  assert main(["verify", str(GOLDEN / "small_identical.npz"), "--theta", str(imported)]) == 2
   assert "expected float32[1, 1, 8]" in capsys.readouterr().err
 
 
-def test_does_not_overwrite(golden, imported, capsys):
+def test_does_not_overwrite(imported, capsys):
   before = (imported / "params").read_bytes()
-  assert main(["import-tf", str(golden / "default_ckpt"), str(imported)]) == 2
+  assert main(["import-tf", str(GOLDEN / "default_ckpt"), str(imported)]) == 2
   assert "exists already" in capsys.readouterr().err
   assert (imported / "params").read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_bad_checkpoints(golden, tmp_path, damage, capsys):
-  for path in (golden / "default_ckpt").iterdir():
+def test_bad_checkpoints(tmp_path, damage, capsys):
+  for path in (GOLDEN / "default_ckpt").iterdir():
     content = path.read_bytes()
     if damage == "truncated":
       (tmp_path / path.name).write_bytes(content[: len(content) // 2])

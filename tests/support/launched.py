@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import time
 
 import psutil
 
-_TESTS = pathlib.Path(__file__).parent
 QUADRATICS = """
 run_train.lopt = @LearnableAdam()
 run_train.num_estimators = 1
@@ -39,7 +37,6 @@ class Launched:
     gin_file.write_text(QUADRATICS)
     self.folder = folder
     self._output = folder.parent / f"output_{time.monotonic_ns()}.txt"
-    path = [*filter(None, [os.environ.get("PYTHONPATH")]), str(_TESTS), str(_TESTS.parent)]
     with open(self._output, "w") as stream:
       self.process = subprocess.Popen(
         [
@@ -48,12 +45,7 @@ class Launched:
           *(f"--gin_bindings={binding}" for binding in bindings),
           *flags,
         ],
-        env={
-          **os.environ,
-          "PYTHONPATH": os.pathsep.join(path),
-          "JAX_PLATFORMS": "cpu",
-          **(environment or {}),
-        },
+        env={**os.environ, **(environment or {})},
         stdout=stream,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from folders import GOLDEN
 from jax.experimental.compilation_cache import compilation_cache
 
 from unsup_rule.cli.main import main
@@ -33,9 +34,8 @@ def _configure(settings):
 
 
 @pytest.fixture(scope="module")
-def golden(request):
-  folder = request.path.parent / "golden"
-  return lambda name: read_arrays(folder / f"{name}.npz")
+def golden():
+  return lambda name: read_arrays(GOLDEN / f"{name}.npz")
 
 
 def check(expected, actual):
@@ -82,8 +82,8 @@ def test_probe_has_the_published_numbers(golden, strict):
 
 
 @pytest.mark.parametrize("name", [*UPDATES, "small_separate_grads", "linreg"])
-def test_command(request, name, capsys):
-  assert main(["verify", str(request.path.parent / "golden" / f"{name}.npz")]) == 0
+def test_command(name, capsys):
+  assert main(["verify", str(GOLDEN / f"{name}.npz")]) == 0
   assert "FAILED" not in capsys.readouterr().out
 
 
@@ -119,10 +119,10 @@ def test_command_notices_an_array_it_cannot_compute(golden, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "not_a_trace"])
-def test_command_on_bad_files(request, damage, tmp_path, capsys):
+def test_command_on_bad_files(damage, tmp_path, capsys):
   path = tmp_path / "trace.npz"
   if damage == "truncated":
-    content = (request.path.parent / "golden" / "linreg.npz").read_bytes()
+    content = (GOLDEN / "linreg.npz").read_bytes()
     path.write_bytes(content[: len(content) // 2])
   elif damage == "not_a_trace":
     np.savez(path, weights=np.ones(3))

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import matplotlib.image
 import pytest
+from folders import ROOT
 
 from unsup_rule.benchmark.counting import needs
 from unsup_rule.cli import main as cli
 from unsup_rule.cli.sheet import ways
 from unsup_rule.meta import gin_files, heldout
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-_GIN = _ROOT / "gin"
+_GIN = ROOT / "gin"
 _RUNS = sorted(path.name for path in _GIN.glob("*.gin"))
 _TINY = """
 include 'estimator/es.gin'
@@ -144,12 +144,12 @@ def test_the_folder_of_gin_files_does_not_hide_the_package():
 def test_the_wheel_brings_gin_files_and_weights(tmp_path):
   command = "from setuptools import build_meta; print(build_meta.build_wheel({!r}))"
   files = subprocess.run(
-    ["git", "ls-files"], cwd=_ROOT, capture_output=True, text=True, check=True
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
   ).stdout.splitlines()
-  for name in (name for name in files if (_ROOT / name).exists()):  # A build leaves its own behind.
+  for name in (name for name in files if (ROOT / name).exists()):  # A build leaves its own behind.
     copy = tmp_path / "source" / name
     copy.parent.mkdir(parents=True, exist_ok=True)
-    copy.write_bytes((_ROOT / name).read_bytes())
+    copy.write_bytes((ROOT / name).read_bytes())
   subprocess.run(
     [sys.executable, "-c", command.format(str(tmp_path))],
     cwd=tmp_path / "source",
