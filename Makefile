@@ -14,13 +14,22 @@ PIP_LOCKED := .venv/bin/python -m pip install --require-hashes --no-deps --no-bu
 # Written last, so an environment without it is one whose installation did not finish.
 INSTALLED := .venv/installed
 
-.PHONY: train test bench lint lock clean
+.PHONY: train test test-slow test-all bench lint lock clean
 
 train: $(INSTALLED)
 	.venv/bin/unsup-rule train --config_file=gin/laptop.gin --train_log_dir=runs/laptop
 
+# One worker runs all of a module, whose tests share compiled programs.
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
+
 test: $(INSTALLED)
-	.venv/bin/python -m pytest -n 2
+	$(PYTEST) -m "not slow"
+
+# Ray, populations, faults, notebooks, programs of the paper's size.
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 bench: $(INSTALLED)
 	.venv/bin/unsup-rule bench

@@ -1,18 +1,10 @@
 """Test settings and the fixtures that several modules share."""
 
-import os
-
-from folders import ROOT, SUPPORT
-
-# Processes that tests start inherit both: they find this checkout and the tests' helpers.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["PYTHONPATH"] = os.pathsep.join(
-  [*filter(None, [os.environ.get("PYTHONPATH")]), str(SUPPORT), str(ROOT)]
-)
-
 import contextlib
+import gc
 from collections.abc import Iterator
 
+import environment  # isort: split  First, since jax reads it when it is imported.
 import gin
 import jax
 import pytest
@@ -20,6 +12,19 @@ from rule_helpers import SMALLEST, noisy
 
 import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
 from unsup_rule.rule.theta import init_theta
+
+
+def pytest_unconfigure() -> None:
+  """The process that made the folder of compiled programs removes it."""
+  environment.clean_up()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_programs() -> Iterator[None]:
+  """Lets a module's compiled programs go after it: kept, they are gigabytes."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture
