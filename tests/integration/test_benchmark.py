@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from unsup_rule.benchmark import features
-from unsup_rule.benchmark.cases import CASES, Case
-from unsup_rule.benchmark.counting import needs
+from benchmarks import features
+from benchmarks.cases import CASES, Case
 from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine.counting import needs
 
 
 def test_counts_a_product():

@@ -13,9 +13,9 @@ import matplotlib.image
 import pytest
 from folders import ROOT
 
-from unsup_rule.benchmark.counting import needs
 from unsup_rule.cli import main as cli
 from unsup_rule.cli.sheet import ways
+from unsup_rule.machine.counting import needs
 from unsup_rule.meta import gin_files, heldout
 
 _GIN = ROOT / "gin"

@@ -73,7 +73,7 @@ for options in (
 RULE = (
   SETTING
   + """
-from unsup_rule.benchmark.cases import Case
+from benchmarks.cases import Case
 
 case = Case(side=3, hidden=(), channels=3, delta=2, batch=4)
 rule = case.rule()

@@ -27,8 +27,6 @@ CORE = {"errors", "prng", "storage", "rule", "probe", "weights", "features"}
 CORE_NEEDS = {"jax", "numpy", "sklearn", "tqdm"}
 # What is still to be moved.
 UPWARDS = {
-  ("cli/bench.py", "benchmark"),
-  ("cli/describe.py", "benchmark"),
   ("features/programs.py", "plugin"),
   ("features/transformer.py", "plugin"),
   ("machine/compilation.py", "data"),
@@ -58,7 +56,7 @@ def _sources() -> Iterator[tuple[str, str, ast.Module]]:
   for path in sorted(PACKAGE.rglob("*.py")):
     relative = path.relative_to(PACKAGE)
     room = relative.with_suffix("").parts[0]
-    if room not in ("__init__", "benchmark"):
+    if room != "__init__":
       yield str(relative), room, ast.parse(path.read_text(), str(path))
 
 

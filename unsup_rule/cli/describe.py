@@ -210,7 +210,7 @@ def _step_operations(family: Any, lopt: Any) -> int:
   """Operations of one inner step: its batch, the rule, and the meta-loss after it."""
   import jax
 
-  from unsup_rule.benchmark.counting import needs
+  from unsup_rule.machine.counting import needs
 
   def step(theta, key):
     task = family.task_fn(family.sample(key))

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,14 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     ),
   )
   subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-  for name, (module, help_text) in COMMANDS.items():
-    subparser = subparsers.add_parser(name, help=help_text, description=help_text)
-    if name in argv[:1]:
-      importlib.import_module(module).add_arguments(subparser)
-  arguments = parser.parse_args(argv)
-  if arguments.command != "bench":  # It measures compilation.
-    importlib.import_module("unsup_rule.machine.compilation").cache_on_disk()
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of TensorFlow and XLA, when they load.
   try:
+    for name, (module, help_text) in COMMANDS.items():
+      subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+      if name in argv[:1]:
+        importlib.import_module(module).add_arguments(subparser)
+    arguments = parser.parse_args(argv)
+    if arguments.command != "bench":  # It measures compilation.
+      importlib.import_module("unsup_rule.machine.compilation").cache_on_disk()
     return importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
   except UnsupRuleError as error:
     # Gin adds lines on where it was called from to whatever passes through it.

@@ -1,7 +1,7 @@
 """Measures distributed training: how it scales on this machine, and what one learner absorbs.
 
-  python -m unsup_rule.benchmark.distributed scaling
-  python -m unsup_rule.benchmark.distributed absorb --workers=512
+  python -m benchmarks.distributed scaling
+  python -m benchmarks.distributed absorb --workers=512
 
 Each prints one line of JSON.
 """
@@ -131,7 +131,7 @@ def measure_absorption(n_workers: int, seconds: float) -> dict[str, Any]:
       launcher.start_role(
         ray,
         f"simulator_{index}",
-        "unsup_rule.benchmark.distributed:simulate_workers",
+        "benchmarks.distributed:simulate_workers",
         {
           "config_text": text,
           "server": launch.server,

@@ -1,6 +1,6 @@
 """A population of three over the outer learning rate, beside a sweep of it, on small quadratics.
 
-  python -m unsup_rule.benchmark.population
+  python -m benchmarks.population
 
 Prints one line of JSON: fitness at the end of each run of the sweep, and what the population's
 members ended with.
@@ -53,13 +53,13 @@ perturb.factors = (0.5, 1.0, 2.0)
 """
 
 
-@gin.configurable(module="unsup_rule.benchmark")
+@gin.configurable(module="benchmarks")
 def five_quadratics(unused_key: jax.Array) -> quadratics.FixedDimQuadraticFamily:
   """The one task family; the same object each time, so that it is compiled once."""
   return _FAMILY
 
 
-@gin.configurable(module="unsup_rule.benchmark")
+@gin.configurable(module="benchmarks")
 def quadratic_fitness(lopt: Any, theta: Any) -> dict[str, float]:
   """Minus the logarithm of the mean loss after training tasks that are the same each time."""
   optimizer = lopt.opt_fn(theta)
@@ -126,7 +126,7 @@ def _run(command: str, folder: pathlib.Path, steps: int, text: str, *flags: str)
   subprocess.run(
     [
       *(sys.executable, "-m", "unsup_rule", command, f"--train_log_dir={folder}"),
-      *(f"--config_file={gin_file}", "--gin_import=unsup_rule.benchmark.population", *flags),
+      *(f"--config_file={gin_file}", "--gin_import=benchmarks.population", *flags),
     ],
     check=True,
     stdout=sys.stderr,

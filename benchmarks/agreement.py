@@ -1,6 +1,6 @@
 """Compares local training with asynchronous training of the same gin file, at equal gradients.
 
-  python -m unsup_rule.benchmark.agreement --steps=300
+  python -m benchmarks.agreement --steps=300
 
 Both start from the same theta and draw other random numbers, so their curves differ by noise; how
 large that is, a second local run with another seed for its problems shows. Prints one line of JSON.

@@ -1,6 +1,6 @@
 """Trains for a while under fire: every so often a process chosen at random is killed.
 
-  python -m unsup_rule.benchmark.soak --seconds=1200 --kill_every=30
+  python -m benchmarks.soak --seconds=1200 --kill_every=30
 
 Then stops the run with Ctrl-C, starts it again, lets it finish, and prints what became of it as one
 line of JSON. Exit code 1 where something is not as it must be.

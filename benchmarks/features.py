@@ -94,7 +94,8 @@ def cost(method: str, rows: int, columns: int) -> Cost:
     UnsupRuleError: it failed.
   """
   command = [sys.executable, "-m", __name__, method, str(rows), str(columns)]
-  done = subprocess.run(command, capture_output=True, text=True)
+  checkout = pathlib.Path(__file__).parents[1]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=checkout)
   if done.returncode:
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     raise UnsupRuleError(f"{method} failed on {rows} x {columns}: {last}; try fewer rows")

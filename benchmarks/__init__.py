@@ -1,0 +1,9 @@
+"""Measurements that no code of the package needs, run from a checkout.
+
+timings        the rule and a truncation beside the limits of the machine (`unsup-rule bench`)
+features       `UnsupervisedFeatures` beside scikit-learn's ways to features
+agreement      local and asynchronous training of one gin file
+distributed    how many workers scale, and what one learner absorbs
+soak           training while its processes are killed
+population     a population beside a sweep
+"""

@@ -1,1 +1,0 @@
-"""Timings of the rule against what the machine can do."""
