@@ -9,7 +9,7 @@ import unsup_rule
 from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
 
-_PROTOCOL = "1"  # Of the calls between a worker and a learner.
+_PROTOCOL = "2"  # Of the calls between a worker and a learner.
 
 
 def of_this_process(config_text: str) -> dict[str, str]:

@@ -1,19 +1,17 @@
-"""The library's `AsyncLearner`, made safe: it bounds, refuses, counts, and never waits for ever."""
+"""The library's `AsyncLearner`, made safe: it bounds, refuses, counts, and waits with deadlines."""
 
 import dataclasses
-import pickle
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import jax
 import numpy as np
 from learned_optimization import distributed
+from learned_optimization.outer_train import DataForWorker, GradientsFromWorker
 
-from unsup_rule.distributed import courier, identity, library_loops
-from unsup_rule.distributed.options import DistributedOptions
-from unsup_rule.distributed.statistics import Incarnations, Ledger
+from unsup_rule.distributed import actors, identity
+from unsup_rule.meta.options import DistributedOptions
+from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import trees
 
@@ -31,100 +29,90 @@ class Contribution:
 
   Attributes:
     number: counts the worker's contributions; the same for a repeated call.
-    epoch: the learner's incarnation whose theta was used.
+    learner_restart: the restart count of the learner whose theta was used.
     step: number of updates of that theta.
-    gradient: the library's `GradientsFromWorker`, or None where it was not finite.
+    gradient: the mean over the worker's estimators, or None where it was not finite.
     losses: meta-losses by data set, or by task family where that has no data sets.
   """
 
   number: int
-  epoch: int
+  learner_restart: int
   step: int
-  gradient: Any
+  gradient: GradientsFromWorker | None
   losses: Mapping[str, Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """What a worker gets: the newest theta, as pickled `DataForWorker`, and what it is."""
+  """What a worker gets: the newest theta, as packed `DataForWorker`, and what it is."""
 
-  epoch: int
+  learner_restart: int
   step: int
   weights: bytes
 
 
 class GradientServer(distributed.AsyncLearner):
-  """Serves theta to workers, and their gradients in batches to the library's loop.
+  """Gives theta to workers, and their gradients in batches to the learner's loop.
 
   One call of a worker both delivers a gradient and fetches the next theta.
   """
 
   def __init__(
     self,
-    name: str,
+    weights: DataForWorker,
+    step: int,
+    batch_size: int,
+    staleness: int,
     options: DistributedOptions,
-    ledger: Ledger,
-    incarnations: Incarnations,
-    first_step: int,
+    statistics: WorkerStatistics,
+    restarts: RestartCounts,
     versions: Mapping[str, str],
     n_workers: int,
-    **loop: Any,
   ):
-    """Makes a server; the loop starts it.
+    """Makes a server.
 
     Args:
-      name: of the server, for workers.
+      weights: theta to begin with.
+      step: its number of updates.
+      batch_size: gradients of an update.
+      staleness: how many updates older than the newest theta a gradient may be.
       options: deadlines and the size of the buffer.
-      ledger: counts all that comes.
-      incarnations: hands out numbers to processes; this learner's own is drawn here.
-      first_step: the update where this process goes on.
+      statistics: counts all that comes.
+      restarts: numbers the starts of processes; this learner's own is drawn here.
       versions: what workers must agree to.
       n_workers: for messages.
-      **loop: what the library's loop passes to `AsyncLearner`: `weights`, `current_iteration`,
-        `batch_size`, `staleness`.
     """
-    buffer_size = max(_LEAST_BUFFER, options.buffer_batches * loop["batch_size"])
-    kept = ("weights", "current_iteration", "batch_size", "staleness")
     super().__init__(
-      experiment_name=name,
-      buffer_size=buffer_size,
+      experiment_name="",  # Of the library's own RPC server, which does not run.
+      weights=weights,
+      current_iteration=step,
+      batch_size=batch_size,
+      staleness=staleness,
+      buffer_size=max(_LEAST_BUFFER, options.buffer_batches * batch_size),
       start_server=False,
-      **{key: loop[key] for key in kept},
     )
-    self.options, self.ledger = options, ledger
-    self._incarnations, self._first_step = incarnations, first_step
+    self.options, self.statistics = options, statistics
+    self._restarts, self._first_step = restarts, step
     self._versions, self._n_workers = versions, n_workers
-    self.epoch = incarnations.next("learner")
-    self.staleness_bound = self._staleness
+    self.restart = restarts.next("learner")
     self.last_staleness = (0.0, 0)
-    self.generation = self._weights.gen_id
+    self.generation = weights.gen_id
     self._packed_weights: bytes | None = None
     self._stop = threading.Event()
     self._closed = False
-    self._report: Callable[[], dict[str, Any]] = dict
+    self._report: Callable[[], Report] = dict
 
   @property
-  def outer_cfg(self) -> Any:
-    """The bindings of the current member of a population."""
-    return self._weights.outer_cfg
+  def bindings(self) -> Sequence[str]:
+    """The gin bindings of the current member of a population."""
+    return self._weights.outer_cfg or ()
 
-  def start_server(self) -> None:
-    """Begins to answer workers."""
-    if self._server is None:
-      server = courier.Server(self._experiment_name)
-      for handler in (self.join, self.exchange, self.report, self.stop):
-        server.Bind(handler.__name__, handler)
-      server.Bind("put_grads", self.put_grads)
-      server.Bind("get_weights", self.get_weights)
-      server.Start()
-      self._server = server
-
-  def report_with(self, report: Callable[[], dict[str, Any]]) -> None:
+  def report_with(self, report: Callable[[], Report]) -> None:
     """Has `report` add to what the call of this name returns."""
     self._report = report
 
-  def join(self, worker: int, versions: Mapping[str, str], about: Mapping[str, Any]) -> int:
-    """Takes a worker's process in; returns its incarnation, or -1 where the run has ended.
+  def join(self, worker: int, versions: Mapping[str, str], about: Mapping[str, object]) -> int:
+    """Takes a worker's process in; returns its restart count, or -1 where the run has ended.
 
     Raises:
       UnsupRuleError: it differs from the learner's in version or configuration.
@@ -133,16 +121,16 @@ class GradientServer(distributed.AsyncLearner):
     with self._cv:
       if self._closed:
         return -1
-      incarnation = self._incarnations.next(f"worker {worker}")
-      self.ledger.joined(worker, incarnation, about)
-      return incarnation
+      restart = self._restarts.next(f"worker {worker}")
+      self.statistics.joined(worker, restart, about)
+      return restart
 
   def exchange(
     self,
     worker: int,
-    incarnation: int,
+    restart: int,
     contribution: Contribution | None = None,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, object] | None = None,
   ) -> Reply | None:
     """Takes a gradient, if there is one, and returns theta.
 
@@ -151,26 +139,24 @@ class GradientServer(distributed.AsyncLearner):
     with self._cv:
       if self._closed:
         return None
-      if incarnation < self._incarnations.current(f"worker {worker}"):
-        self.ledger.refuse("superseded", number=int(contribution is not None))
+      if restart < self._restarts.current(f"worker {worker}"):
+        self.statistics.refuse("superseded", number=int(contribution is not None))
         return None
       if about is not None:
-        self.ledger.joined(worker, incarnation, about)
-      self.ledger.seen(worker)
+        self.statistics.joined(worker, restart, about)
+      self.statistics.seen(worker)
       if contribution is not None:
-        self._take(worker, incarnation, contribution)
+        self._take(worker, restart, contribution)
       if self._packed_weights is None:
-        self._packed_weights = pickle.dumps(
-          jax.tree_util.tree_map(_plain, self._weights), pickle.HIGHEST_PROTOCOL
-        )
-      return Reply(self.epoch, int(self._current_iteration), self._packed_weights)
+        self._packed_weights = actors.packed(self._weights)
+      return Reply(self.restart, int(self._current_iteration), self._packed_weights)
 
-  def put_grads(self, worker_id: Any, step: int, value: Any) -> None:
-    """Takes a gradient as the library's own workers send it."""
+  def put_grads(self, worker_id: int, step: int, value: GradientsFromWorker) -> None:
+    """Takes a gradient of the present theta or an earlier one of this process."""
     with self._cv:
-      self._admit(int(worker_id), self.epoch, int(step), value)
+      self._admit(worker_id, self.restart, step, value)
 
-  def gather_grads(self, filter_fn: Callable[[Any], bool] = lambda value: True) -> Any:
+  def gather_grads(self) -> tuple[Sequence[int], Sequence[GradientsFromWorker]]:
     """Waits for a batch of gradients that are not too stale.
 
     Raises:
@@ -178,33 +164,28 @@ class GradientServer(distributed.AsyncLearner):
       UnsupRuleError: no worker sent anything for the deadline; says which are quiet.
     """
     with self._cv:
-      heard, accepted = time.monotonic(), self.ledger.accepted
+      heard, accepted = time.monotonic(), self.statistics.accepted
       while True:
         self.raise_if_stopped()
         if len(self._outer_gradients) >= self._batch_size:
-          valid = [pair for pair in self._outer_gradients if filter_fn(pair[1])]
-          self._drop(len(self._outer_gradients) - len(valid), "lost theta")
-          self._outer_gradients = valid
-          if len(valid) >= self._batch_size:
-            break
-        if self.ledger.accepted != accepted:
-          heard, accepted = time.monotonic(), self.ledger.accepted
+          break
+        if self.statistics.accepted != accepted:
+          heard, accepted = time.monotonic(), self.statistics.accepted
         if time.monotonic() - heard > self.options.gradient_deadline_seconds:
           raise UnsupRuleError(
             f"no gradient for {self.options.gradient_deadline_seconds:g} s; silent workers: "
-            f"{self.ledger.quiet(self._n_workers)}; see their logs, or raise "
+            f"{self.statistics.quiet(self._n_workers)}; see their logs, or raise "
             "distributed.gradient_deadline_seconds if they still compile"
           )
         self._cv.wait(_WAKE_SECONDS)
       batch = self._outer_gradients[: self._batch_size]
-      n_waiting = len(self._outer_gradients)
       self._outer_gradients = self._outer_gradients[self._batch_size :]
       steps, values = zip(*batch, strict=True)
       ages = int(self._current_iteration) - np.asarray(steps)
       self.last_staleness = float(ages.mean()), int(ages.max())
-    return library_loops.gathered(steps, values, n_waiting)
+    return steps, values
 
-  def set_weights(self, current_iteration: int, weights: Any, clear_buffer: bool = False) -> int:
+  def set_weights(self, current_iteration: int, weights: DataForWorker, clear_buffer: bool = False) -> int:
     """Publishes theta; returns how many waiting gradients are too stale for it."""
     with self._cv:
       self._weights, self._current_iteration = weights, np.asarray(current_iteration)
@@ -213,7 +194,6 @@ class GradientServer(distributed.AsyncLearner):
         # Another member's theta: the numbers of its updates mean something else.
         self.generation, self._first_step = weights.gen_id, int(current_iteration)
       before = self._outer_gradients
-      # Under other reasons than staleness, they are counted in `gather_grads` or here.
       self._outer_gradients = (
         [] if clear_buffer else [pair for pair in before if self._is_step_valid(pair[0])]
       )
@@ -231,11 +211,11 @@ class GradientServer(distributed.AsyncLearner):
       raise StopRequested
 
   def close(self) -> None:
-    """Sends workers home, as they come."""
+    """Tells each worker at its next call that there is no more to do."""
     with self._cv:
       self._closed = True
 
-  def report(self) -> dict[str, Any]:
+  def report(self) -> Report:
     """Returns the state of the run, for people."""
     with self._cv:
       mean, largest = self.last_staleness
@@ -243,29 +223,29 @@ class GradientServer(distributed.AsyncLearner):
         "step": int(self._current_iteration),
         "staleness_mean": mean,
         "staleness_max": largest,
-        "staleness_bound": self.staleness_bound,
+        "staleness_bound": self._staleness,
         "batch_size": self._batch_size,
         "waiting": len(self._outer_gradients),
-        "learner_restarts": self.epoch,
-        **self.ledger.report(),
+        "learner_restarts": self.restart,
+        **self.statistics.report(),
         **self._report(),
       }
 
-  def _take(self, worker: int, incarnation: int, sent: Contribution) -> None:
-    if not self.ledger.is_new(worker, incarnation, sent.number):
-      self.ledger.refuse("repeated", worker)
+  def _take(self, worker: int, restart: int, sent: Contribution) -> None:
+    if not self.statistics.is_new(worker, restart, sent.number):
+      self.statistics.refuse("repeated", worker)
       return
-    self.ledger.add_losses(sent.losses)
+    self.statistics.add_losses(sent.losses)
     if sent.gradient is None:
-      self.ledger.refuse("not finite", worker)
+      self.statistics.refuse("not finite", worker)
     else:
-      self._admit(worker, sent.epoch, sent.step, sent.gradient)
+      self._admit(worker, sent.learner_restart, sent.step, sent.gradient)
 
-  def _admit(self, worker: int, epoch: int, step: int, value: Any) -> None:
+  def _admit(self, worker: int, learner_restart: int, step: int, value: GradientsFromWorker) -> None:
     """Puts a gradient into the buffer, or counts why not."""
     # A learner that was killed may have taken the last updates along: gradients of their theta
     # belong to no theta of this run, though the numbers of the updates come up again.
-    lost = epoch != self.epoch and step > self._first_step
+    lost = learner_restart != self.restart and step > self._first_step
     if lost or step > self._current_iteration or value.gen_id != self.generation:
       reason = "lost theta"
     elif not self._is_step_valid(step):
@@ -278,16 +258,12 @@ class GradientServer(distributed.AsyncLearner):
       reason = "buffer full"
     else:
       self._outer_gradients.append((step, value))
-      self.ledger.accept(worker)
+      self.statistics.accept(worker)
       self._cv.notify_all()
       return
-    self.ledger.refuse(reason, worker)
+    self.statistics.refuse(reason, worker)
 
   def _drop(self, number: int, reason: str) -> None:
     """Counts gradients that left the buffer unused."""
-    self.ledger.accepted -= number
-    self.ledger.refuse(reason, number=number)
-
-
-def _plain(leaf: Any) -> Any:
-  return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
+    self.statistics.accepted -= number
+    self.statistics.refuse(reason, number=number)

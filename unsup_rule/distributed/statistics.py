@@ -9,6 +9,7 @@ from typing import Any
 
 from unsup_rule import storage
 
+Report = dict[str, Any]  # As JSON has it: numbers, texts, lists and dictionaries of them.
 REFUSALS: Mapping[str, str] = {
   "stale": "computed with a theta that is more updates old than run_train.staleness",
   "not finite": "NaN or infinite",
@@ -21,11 +22,11 @@ _RATE_WINDOW_SECONDS = 30.0
 _MOMENTUM = 0.95
 
 
-class Incarnations:
-  """How often each process of a run was started, kept in `incarnations.json` of its folder."""
+class RestartCounts:
+  """How often each process of a run was started anew, kept in `restarts.json` of its folder."""
 
   def __init__(self, folder: pathlib.Path):
-    self._path = folder / "incarnations.json"
+    self._path = folder / "restarts.json"
     try:
       self._counts = {str(name): int(n) for name, n in json.loads(self._path.read_text()).items()}
     except FileNotFoundError:
@@ -44,7 +45,7 @@ class Incarnations:
 
 
 class _Worker:
-  def __init__(self, about: Mapping[str, Any]):
+  def __init__(self, about: Mapping[str, object]):
     self.about = dict(about)
     self.restarts = 0
     self.accepted = 0
@@ -53,13 +54,13 @@ class _Worker:
     self.accepted_at: collections.deque[float] = collections.deque(maxlen=256)
 
 
-class Ledger:
+class WorkerStatistics:
   """Counts gradients; not safe for threads, its owner locks.
 
   Attributes:
     accepted: gradients that went into the buffer, over all sessions.
     refused: others, by reason.
-    sequences: of each worker, (incarnation, number) of the last gradient taken note of.
+    sequences: of each worker, (restart, number) of the last gradient taken note of.
     losses: moving averages of the meta-loss by data set.
   """
 
@@ -79,7 +80,7 @@ class Ledger:
     self.losses: dict[str, float] = {}
     self._began = time.monotonic()
 
-  def to_state(self) -> dict[str, Any]:
+  def to_state(self) -> dict[str, object]:
     """Returns the counts for a checkpoint."""
     return {
       "accepted": self.accepted,
@@ -87,21 +88,21 @@ class Ledger:
       "sequences": {str(worker): list(pair) for worker, pair in self.sequences.items()},
     }
 
-  def joined(self, worker: int, incarnation: int, about: Mapping[str, Any]) -> None:
+  def joined(self, worker: int, restart: int, about: Mapping[str, object]) -> None:
     """Takes note of a worker's process."""
     known = self._workers[worker] = self._workers.get(worker) or _Worker(about)
-    known.about, known.restarts = dict(about), incarnation
+    known.about, known.restarts = dict(about), restart
     known.last_seen = time.monotonic()
 
   def seen(self, worker: int) -> None:
     """Takes note of a sign of life."""
     self._worker(worker).last_seen = time.monotonic()
 
-  def is_new(self, worker: int, incarnation: int, number: int) -> bool:
+  def is_new(self, worker: int, restart: int, number: int) -> bool:
     """Tells whether this gradient was not sent before, and takes note of it."""
-    if (incarnation, number) <= self.sequences.get(worker, (-1, -1)):
+    if (restart, number) <= self.sequences.get(worker, (-1, -1)):
       return False
-    self.sequences[worker] = (incarnation, number)
+    self.sequences[worker] = (restart, number)
     return True
 
   def accept(self, worker: int) -> None:
@@ -136,7 +137,7 @@ class Ledger:
     ]
     return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
 
-  def report(self) -> dict[str, Any]:
+  def report(self) -> Report:
     """Returns all of it for people and for TensorBoard."""
     now = time.monotonic()
     return {

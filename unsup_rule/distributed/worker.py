@@ -1,21 +1,24 @@
-"""A worker: fetches theta, estimates meta-gradients with the library's loop, sends them."""
+"""A worker: fetches theta, estimates meta-gradients with the library's estimators, sends them."""
 
+import dataclasses
+import itertools
 import os
+import pathlib
 import pickle
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import jax
 import numpy as np
+from learned_optimization.outer_train import DataForWorker, GradientsFromWorker
+from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule.distributed import affinity, courier, identity, library_loops, logs
-from unsup_rule.distributed.options import DistributedOptions
-from unsup_rule.distributed.server import Contribution, Reply
+from unsup_rule.distributed import actors, affinity, identity, process
+from unsup_rule.distributed.server import Contribution, GradientServer, Reply
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.machine import compilation
-from unsup_rule.meta import gin_files, library, outer_step, streams, trees
+from unsup_rule.meta import outer_step, settings, streams, trees
 from unsup_rule.meta.estimators import task_family
-from unsup_rule.meta.options import TrainerOptions
 
 
 class NoMoreWork(Exception):
@@ -23,151 +26,239 @@ class NoMoreWork(Exception):
 
 
 class WorkerFailedError(Exception):
-  """A gradient could not be computed. No RuntimeError: the library retries those for ever."""
+  """A gradient could not be computed."""
 
 
-class LearnerClient:
-  """Stands for the library's `DistributedWorker`: delivers and fetches in one call."""
+@dataclasses.dataclass(frozen=True)
+class WorkerRole:
+  """Works for a learner until there is no more to do.
 
-  def __init__(self, server: str, worker: int, incarnation: int, about: Mapping[str, Any]):
-    """Makes a client of the learner's server.
+  Attributes:
+    config_text: the gin configuration.
+    imports: modules that it needs.
+    folder: of the run, for the log.
+    learner: name of the learner's actor.
+    worker: index of this worker among the learner's.
+    stream: index of its random stream, another one for each worker of a population.
+  """
+
+  config_text: str
+  imports: Sequence[str]
+  folder: pathlib.Path
+  learner: str
+  worker: int
+  stream: int
+
+  def run(self, serve: actors.Serve) -> None:
+    """Works.
+
+    Raises:
+      UnsupRuleError: the learner refuses this process, or does not answer.
+      WorkerFailedError: a gradient could not be computed.
+    """
+    del serve
+    core = affinity.pin_to_a_free_core()  # First, since XLA's threads follow it.
+    found = process.set_up(self.folder, f"worker_{self.worker}", self.config_text, self.imports)
+    print(f"worker {self.worker}: process {os.getpid()} on core {core}", flush=True)
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "core": core}
+    learner = actors.Remote[GradientServer](self.learner, found.distributed.call_deadline_seconds)
+    versions = identity.of_this_process(self.config_text)
+    restart = learner.call(GradientServer.join, self.worker, versions, about)
+    if restart < 0:
+      return
+    print(f"worker {self.worker}: start {restart}", flush=True)
+    key = streams.worker_key(found.trainer.seed, self.stream, restart)
+    try:
+      work(LearnerLink(learner, self.worker, restart, about), found, key)
+    except NoMoreWork:
+      print(f"worker {self.worker}: no more work", flush=True)
+    except UnsupRuleError:
+      raise
+    except Exception as error:
+      raise WorkerFailedError(f"worker {self.worker}: {type(error).__name__}: {error}") from error
+
+
+class LearnerLink:
+  """Delivers gradients to the learner and fetches theta, both in one call.
+
+  Attributes:
+    bad_estimates: since the last delivery, estimates that were not finite.
+    losses: meta-losses since then, by data set or task family.
+  """
+
+  def __init__(
+    self,
+    learner: actors.Caller[GradientServer],
+    worker: int,
+    restart: int,
+    about: Mapping[str, object],
+  ):
+    """Makes a link.
 
     Args:
-      server: its name.
+      learner: calls the learner.
       worker: index of this worker.
-      incarnation: number of this process, from the learner.
+      restart: how often it was started anew, as the learner counts.
       about: what to tell a learner that was started anew about this process.
     """
-    self._client = courier.Client(server, DistributedOptions().call_deadline_seconds)
-    self._worker, self._incarnation, self._about = worker, incarnation, about
+    self._learner, self._worker, self._restart, self._about = learner, worker, restart, about
     self._number = 0
     self._reply: Reply | None = None
     self.bad_estimates = 0
     self.losses: dict[str, list[float]] = {}
 
-  def get_weights(self) -> tuple[int, Any]:
-    """Returns (number of updates, `DataForWorker`), the newest after each gradient."""
-    if self._reply is None:
-      self._exchange(None)
-    assert self._reply is not None
-    return self._reply.step, pickle.loads(self._reply.weights)
+  def fetch(self) -> DataForWorker:
+    """Returns the newest theta, after each delivery another one."""
+    return pickle.loads(self._newest().weights)
 
-  def put_grads(self, step: int, gradient: Any) -> None:
-    """Sends a gradient, or where an estimate was not finite, word of that."""
-    assert self._reply is not None
-    self._exchange(
-      Contribution(
-        number=self._number,
-        epoch=self._reply.epoch,
-        step=step,
-        gradient=None if self.bad_estimates else gradient,
-        losses=self.losses,
-      )
+  def deliver(self, gradient: GradientsFromWorker) -> None:
+    """Sends a gradient of the theta fetched last, or word that an estimate was not finite."""
+    used = self._newest()
+    contribution = Contribution(
+      number=self._number,
+      learner_restart=used.learner_restart,
+      step=used.step,
+      gradient=None if self.bad_estimates else gradient,
+      losses=self.losses,
     )
+    reply = self._exchange(contribution)
+    if reply.learner_restart != used.learner_restart:
+      # The learner was started anew, and has yet to hear about this process.
+      reply = self._exchange(None, self._about)
+    self._reply = reply
     self._number += 1
     self.bad_estimates, self.losses = 0, {}
 
-  def _exchange(self, contribution: Contribution | None) -> None:
-    new_learner = self._reply is None
-    while True:
-      reply = self._client.exchange(
-        self._worker, self._incarnation, contribution, self._about if new_learner else None
+  def _newest(self) -> Reply:
+    if self._reply is None:
+      self._reply = self._exchange(None, self._about)
+    return self._reply
+
+  def _exchange(
+    self, contribution: Contribution | None, about: Mapping[str, object] | None = None
+  ) -> Reply:
+    reply = self._learner.call(
+      GradientServer.exchange, self._worker, self._restart, contribution, about
+    )
+    if reply is None:
+      raise NoMoreWork
+    return reply
+
+
+def work(link: LearnerLink, found: settings.Settings, key: jax.Array) -> NoReturn:
+  """Estimates gradients and delivers them.
+
+  Args:
+    link: to the learner.
+    found: what gin says; a population's bindings change it.
+    key: all random choices follow from it.
+
+  Raises:
+    NoMoreWork: the learner said so.
+  """
+  bindings: Sequence[str] | None = None
+  inner: Estimators | None = None
+  for number in itertools.count():
+    data = link.fetch()
+    weights = data.worker_weights
+    start_key, estimate_key, resample_key = jax.random.split(jax.random.fold_in(key, number), 3)
+    if inner is None or data.outer_cfg != bindings:
+      bindings = data.outer_cfg
+      found = settings.changed(found, bindings) if bindings else found
+      inner = Estimators(found, link, weights, start_key)
+    gradient = inner.gradient(weights, estimate_key)
+    make: Any = GradientsFromWorker  # A flax dataclass, opaque to type checkers.
+    link.deliver(
+      make(
+        outer_trainer_grads=gradient,
+        worker_id=number,
+        total_inner_steps=0,
+        metrics={},
+        gen_id=data.gen_id,
       )
-      if reply is None:
-        raise NoMoreWork
-      if new_learner or reply.epoch == self._reply.epoch:  # pyright: ignore[reportOptionalMemberAccess]
-        break
-      # The learner was started anew, and has yet to hear about this process.
-      new_learner, contribution = True, None
-    self._reply = reply
+    )
+    inner.resample(weights, resample_key)
 
 
-class WatchedEstimator:
-  """A gradient estimator of the library that tells a client of losses and of NaN.
+class Estimators:
+  """A worker's gradient estimators, with the state of their inner problems."""
+
+  def __init__(
+    self,
+    found: settings.Settings,
+    link: LearnerLink,
+    weights: gradient_learner.WorkerWeights,
+    key: jax.Array,
+  ):
+    """Samples `run_train.num_estimators` estimators; their losses go to `link`."""
+    self._settings, self._link = found, link
+    self._estimators = self._sample(key, found.run.num_estimators)
+    self._states = [
+      estimator.init_worker_state(weights, jax.random.fold_in(key, index))
+      for index, estimator in enumerate(self._estimators)
+    ]
+
+  def gradient(
+    self, weights: gradient_learner.WorkerWeights, key: jax.Array
+  ) -> gradient_learner.AggregatedGradient:
+    """Returns the mean gradient of one truncation of each."""
+    # Estimates with summaries are other programs, which take as long again to compile.
+    out = gradient_learner.gradient_worker_compute(
+      weights, self._estimators, self._states, key, with_metrics=False
+    )
+    self._states = list(out.unroll_states)
+    return out.to_put
+
+  def resample(self, weights: gradient_learner.WorkerWeights, key: jax.Array) -> None:
+    """Replaces each estimator with the chance that `run_train` gives."""
+    frequency = self._settings.run.stochastic_resample_frequency
+    if frequency <= 0:
+      return
+    chances = np.asarray(jax.random.uniform(key, (len(self._estimators),)))
+    for index in np.flatnonzero(chances < 1 / frequency):
+      sample_key, state_key = jax.random.split(jax.random.fold_in(key, int(index)))
+      (estimator,) = self._sample(sample_key, 1)
+      self._estimators[index] = estimator
+      self._states[index] = estimator.init_worker_state(weights, state_key)
+
+  def _sample(self, key: jax.Array, number: int) -> list[gradient_learner.GradientEstimator]:
+    sampled = self._settings.sample_estimators(self._settings.run.lopt, key, number)
+    return [WatchedEstimator(estimator, self._link) for estimator in sampled]
+
+
+class WatchedEstimator(gradient_learner.GradientEstimator):
+  """A gradient estimator of the library that tells a link of losses and of NaN.
 
   After an estimate that is not finite its inner problems start anew: they may stay bad for ever.
   The library alone would send zeros in its place.
   """
 
-  def __init__(self, estimator: Any, client: LearnerClient):
-    self._estimator, self._client = estimator, client
+  def __init__(self, estimator: gradient_learner.GradientEstimator, link: LearnerLink):
+    self._estimator, self._link = estimator, link
+    self.task_family = task_family(estimator)
 
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._estimator, name)
+  def task_name(self) -> str:
+    """The name of the task family."""
+    return outer_step.family_name(self._estimator)
+
+  def init_worker_state(self, worker_weights: Any, key: jax.Array) -> Any:
+    """Inner problems, as the estimator begins them."""
+    return self._estimator.init_worker_state(worker_weights, key)
 
   def compute_gradient_estimate(
-    self, worker_weights: Any, key: Any, state: Any, with_summary: bool = False, **options: Any
-  ) -> tuple[Any, Any]:
+    self, worker_weights: Any, key: jax.Array, state: Any, with_summary: bool = False, **options: Any
+  ) -> tuple[gradient_learner.GradientEstimatorOut, Mapping[str, jax.Array]]:
     """Estimates as the estimator does."""
     output, metrics = self._estimator.compute_gradient_estimate(
       worker_weights, key, state, with_summary=with_summary, **options
     )
     # Arrays of jax hold what the library adds up; these copies cost little beside an estimate.
     if trees.all_finite((output.mean_loss, output.grad)):
-      by_source = outer_step.source_losses(task_family(self._estimator), output.unroll_info)
-      whole = {outer_step.family_name(self._estimator): [float(output.mean_loss)]}
+      by_source = outer_step.source_losses(self.task_family, output.unroll_info)
+      whole = {self.task_name(): [float(output.mean_loss)]}
       for name, values in (by_source or whole).items():
-        self._client.losses.setdefault(name, []).append(float(np.mean(values)))
+        self._link.losses.setdefault(name, []).append(float(np.mean(values)))
     else:
-      self._client.bad_estimates += 1
-      output = output.replace(unroll_state=self._estimator.init_worker_state(worker_weights, key))
+      self._link.bad_estimates += 1
+      output = output.replace(unroll_state=self.init_worker_state(worker_weights, key))
     return output, metrics
-
-
-def run_worker(
-  config_text: str, imports: Sequence[str], folder: str, server: str, worker: int, stream: int
-) -> None:
-  """Works for a learner until the process is ended or replaced. One worker a process.
-
-  Args:
-    config_text: the gin configuration.
-    imports: modules that it needs.
-    folder: of the run, for the log.
-    server: name of the learner's server.
-    worker: index of this worker among the learner's.
-    stream: index of its random stream, another one for each worker of a population.
-
-  Raises:
-    UnsupRuleError: the learner refuses this process, or does not answer.
-    WorkerFailedError: a gradient could not be computed.
-  """
-  core = affinity.pin_to_a_free_core()  # First, since XLA's threads follow it.
-  logs.redirect(folder, f"worker_{worker}")
-  print(f"worker {worker}: process {os.getpid()} on core {core}", flush=True)
-  compilation.cache_on_disk()
-  gin_files.parse_text(config_text, imports)
-  about = {"host": socket.gethostname(), "pid": os.getpid(), "core": core}
-  options = DistributedOptions()
-  incarnation = courier.Client(server, options.call_deadline_seconds).join(
-    worker, identity.of_this_process(config_text), about
-  )
-  if incarnation < 0:
-    return
-  print(f"worker {worker}: start {incarnation}", flush=True)
-  client = LearnerClient(server, worker, incarnation, about)
-  seed = TrainerOptions().seed
-  # For the one choice that the library makes with numpy: when to sample an estimator anew.
-  np.random.seed(np.random.SeedSequence([seed, stream, incarnation]).generate_state(4))
-
-  def train(sample_estimators: Any, **settings: Any) -> None:
-    # Estimates with summaries are other programs, which take as long again to compile.
-    settings["summary_every_n"] = 0
-
-    def sample(learned_opt, key, num_gradient_estimators, **unused_worker):
-      found = library.sample_estimators(
-        learned_opt, key, num_gradient_estimators, sample_estimators
-      )
-      return [WatchedEstimator(estimator, client) for estimator in found]
-
-    library_loops.train_worker(
-      client, streams.worker_key(seed, stream, incarnation), worker, sample, **settings
-    )
-
-  try:
-    library_loops.run_as_worker(train)
-  except NoMoreWork:
-    print(f"worker {worker}: no more work", flush=True)
-  except UnsupRuleError:
-    raise
-  except Exception as error:
-    raise WorkerFailedError(f"worker {worker}: {type(error).__name__}: {error}") from error

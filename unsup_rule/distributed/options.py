@@ -1,5 +1,0 @@
-"""What gin can set about distributed training, under the name `distributed`."""
-
-from unsup_rule.meta.options import DistributedOptions
-
-__all__ = ["DistributedOptions"]
