@@ -12,7 +12,7 @@ from fault_helpers import largest_file
 
 from unsup_rule.cli import status
 from unsup_rule.distributed import table
-from unsup_rule.distributed.statistics import Incarnations
+from unsup_rule.distributed.statistics import RestartCounts
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint
 
@@ -23,7 +23,7 @@ def _train(folder, steps, first=0, **settings):
   hand = Hand(learner)
   for step in range(first, steps):
     while hand.reply is not None and hand.reply.step < step:
-      hand.reply = learner.client.exchange(0, hand.incarnation)
+      hand.reply = learner.server.exchange(0, hand.restart)
     hand.send(float(step + 1))
   return learner.finish()
 
@@ -42,7 +42,7 @@ def test_a_run_leaves_its_files_and_the_last_theta(tmp_path, capsys):
     "config.gin",
     "curve.csv",
     "curve.png",
-    "incarnations.json",
+    "restarts.json",
     "params",
     "status.json",
     "summary.json",
@@ -72,7 +72,7 @@ def test_a_learner_that_goes_on_is_bit_for_bit_one_without_a_break(tmp_path):
   _train(tmp_path / "broken", 3)
   assert _train(tmp_path / "broken", 6, first=3) == {"state": "finished", "step": 6}
   assert _leaves(tmp_path / "broken") == _leaves(tmp_path / "straight")
-  saved = checkpoint.load_state(tmp_path / "broken")["ledger"]
+  saved = checkpoint.load_state(tmp_path / "broken")["worker_statistics"]
   assert saved["accepted"] == 6
   assert saved["sequences"] == {"0": [1, 2]}  # The second process's third gradient.
 
@@ -83,8 +83,8 @@ def test_a_stopped_learner_saves_what_it_has(tmp_path):
   hand = Hand(learner)
   hand.send()
   while hand.reply.step < 1:
-    hand.reply = learner.client.exchange(0, hand.incarnation)
-  learner.client.stop()
+    hand.reply = learner.server.exchange(0, hand.restart)
+  learner.server.stop()
   assert learner.finish() == {"state": "stopped", "step": 1}
   assert checkpoint.load_state(folder)["step"] == 1
   # Workers that call now are sent home, and none can join.
@@ -99,21 +99,21 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path):
     stream.truncate(100)
   with pytest.warns(UserWarning, match=r"checkpoint_3 is damaged .*; trying the one before it"):
     learner = Learner(folder, num_steps=5)
-  assert learner.session._keeper.step == 0
+  assert learner.session.store.step == 0
 
 
 def test_a_full_disk_stops_nothing_and_is_made_up_for(tmp_path):
   folder = tmp_path / "run"
+  gin.parse_config("distributed.checkpoint_every_updates = 1")
   learner = Learner(folder, num_steps=3, trainer_batch_size=1).start()
-  learner.session._files._options = type("", (), {"checkpoint_every_updates": 1})
   hand = Hand(learner)
   with largest_file(100):
     hand.send()
     while hand.reply.step < 1:
-      hand.reply = learner.client.exchange(0, hand.incarnation)
+      hand.reply = learner.server.exchange(0, hand.restart)
     hand.send()
-    while hand.reply.step < 2 or not (report := learner.client.report())["problem"]:
-      hand.reply = learner.client.exchange(0, hand.incarnation)
+    while hand.reply.step < 2 or not (report := learner.server.report())["problem"]:
+      hand.reply = learner.server.exchange(0, hand.restart)
     assert report["saved_step"] == 0
     assert "File too large" in report["problem"]
     assert "PROBLEM" in table.render(report)
@@ -124,9 +124,8 @@ def test_a_full_disk_stops_nothing_and_is_made_up_for(tmp_path):
     assert list(csv.DictReader(stream))[-1]["step"] == "3"
 
 
-def test_a_disk_that_stays_full_is_an_error_that_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+def test_a_disk_that_stays_full_is_an_error_that_keeps_the_last_checkpoint(tmp_path):
   folder = tmp_path / "run"
-  monkeypatch.setattr("unsup_rule.distributed.run_files.time.sleep", lambda seconds: None)
   learner = Learner(folder, num_steps=1, trainer_batch_size=1).start()
   hand = Hand(learner)
   with largest_file(100):
@@ -142,14 +141,14 @@ def test_an_update_that_is_not_finite_is_not_made(tmp_path):
   with learner.start().stopping():
     hand = Hand(learner)
     hand.send(1e38)  # Finite, but not sixteen times.
-    while not (report := learner.client.report())["refused_updates"]:
+    while not (report := learner.server.report())["refused_updates"]:
       pass
     assert (report["refused_updates"], report["step"]) == (1, 0)
     assert "1 not made" in table.render(report)
     before = _theta(learner)
     hand.send(1.0)
     while hand.reply.step < 1:
-      hand.reply = learner.client.exchange(0, hand.incarnation)
+      hand.reply = learner.server.exchange(0, hand.restart)
     np.testing.assert_allclose(_theta(learner), before - 16)
 
 
@@ -164,7 +163,7 @@ def test_updates_that_are_never_finite_end_the_run(tmp_path):
 
 
 def _theta(learner):
-  leaves = jax.tree_util.tree_leaves(learner.session._keeper.theta)
+  leaves = jax.tree_util.tree_leaves(learner.session.store.theta)
   return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
@@ -175,10 +174,10 @@ def test_another_seed_is_refused(tmp_path):
     Learner(tmp_path / "run")
 
 
-def test_incarnations_outlive_their_process(tmp_path):
-  first = Incarnations(tmp_path)
+def test_restart_counts_outlive_their_process(tmp_path):
+  first = RestartCounts(tmp_path)
   assert [first.next("worker 0"), first.next("worker 0"), first.next("worker 1")] == [0, 1, 0]
-  again = Incarnations(tmp_path)
+  again = RestartCounts(tmp_path)
   assert again.current("worker 0") == 1
   assert again.current("worker 2") == -1
   assert again.next("worker 0") == 2

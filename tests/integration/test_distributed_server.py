@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from distributed_helpers import Hand, Learner, gradient
 
-from unsup_rule.distributed import options
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint
+from unsup_rule.meta import checkpoint, options
 
 
 @pytest.fixture
@@ -21,12 +20,12 @@ def learner(tmp_path):
 
 
 def _refused(learner):
-  return {reason: n for reason, n in learner.client.report()["refused"].items() if n}
+  return {reason: n for reason, n in learner.server.report()["refused"].items() if n}
 
 
 def _wait_for_step(hand, step):
   while hand.reply.step < step:
-    hand.reply = hand.learner.client.exchange(hand.worker, hand.incarnation)
+    hand.reply = hand.learner.server.exchange(hand.worker, hand.restart)
   return hand
 
 
@@ -43,7 +42,7 @@ def test_a_batch_of_gradients_makes_one_update(learner):
   ):
     assert isinstance(new, np.ndarray)
     np.testing.assert_allclose(new, old - 0.25, rtol=1e-6)
-  report = learner.client.report()
+  report = learner.server.report()
   assert (report["gradients"], report["step"], report["waiting"]) == (2, 1, 0)
   assert report["workers"]["1"]["gradients"] == 1
   assert report["losses"] == {"set": 0.5}
@@ -60,7 +59,7 @@ def test_gradients_beyond_the_bound_are_refused_and_counted(learner):
   assert _refused(learner) == {"stale": 1}
   hand.send()
   _wait_for_step(hand, 3)
-  report = learner.client.report()
+  report = learner.server.report()
   # Ages 1 and 0 in the last batch.
   assert (report["staleness_mean"], report["staleness_max"], report["staleness_bound"]) == (
     0.5,
@@ -71,14 +70,14 @@ def test_gradients_beyond_the_bound_are_refused_and_counted(learner):
 
 def test_a_waiting_gradient_that_becomes_stale_is_dropped_and_counted(learner):
   hand = Hand(learner)
-  server = learner.session._server
+  server = learner.server
   with server._cv:
     # Three that wait while two updates happen elsewhere.
     for _ in range(3):
-      server._admit(0, server.epoch, 0, gradient(1.0))
+      server._admit(0, server.restart, 0, gradient(1.0))
     assert server.set_weights(2, server._weights) == 3
   assert _refused(learner) == {"stale": 3}
-  assert learner.client.report()["gradients"] == 0
+  assert learner.server.report()["gradients"] == 0
   assert hand.reply.step == 0
 
 
@@ -89,7 +88,7 @@ def test_nan_is_refused_by_the_learner_itself(learner):
   hand.send(1.0, loss=np.nan)
   hand.send(None)  # A worker that noticed.
   assert _refused(learner) == {"not finite": 4}
-  assert learner.client.report()["gradients"] == 0
+  assert learner.server.report()["gradients"] == 0
 
 
 def test_a_repeated_call_counts_once(learner):
@@ -97,34 +96,34 @@ def test_a_repeated_call_counts_once(learner):
   hand.send(number=0)
   hand.send(number=0)
   assert _refused(learner) == {"repeated": 1}
-  assert learner.client.report()["gradients"] == 1
+  assert learner.server.report()["gradients"] == 1
 
 
 def test_a_process_that_was_replaced_is_sent_home(learner):
   old = Hand(learner)
   new = Hand(learner)
-  assert (old.incarnation, new.incarnation) == (0, 1)
+  assert (old.restart, new.restart) == (0, 1)
   assert old.send() is None
   assert new.send() is not None
   assert _refused(learner) == {"superseded": 1}
-  assert learner.client.report()["workers"]["0"]["restarts"] == 1
+  assert learner.server.report()["workers"]["0"]["restarts"] == 1
 
 
 @pytest.mark.parametrize("name", ["jax", "unsup_rule", "configuration", "learned_optimization"])
 def test_a_worker_of_another_version_is_refused(learner, name):
   with pytest.raises(UnsupRuleError, match=f"worker 1 has {name} other, the learner .*; install"):
     learner.join(1, **{name: "other"})
-  assert "1" not in learner.client.report()["workers"]
+  assert "1" not in learner.server.report()["workers"]
 
 
 def test_more_gradients_than_the_buffer_holds_are_refused(tmp_path):
   with Learner(tmp_path / "run", trainer_batch_size=1000).start().stopping() as learner:
-    learner.session._server._buffer_size = 3
+    learner.server._buffer_size = 3
     hand = Hand(learner)
     for _ in range(5):
       hand.send()
     assert _refused(learner) == {"buffer full": 2}
-    assert learner.client.report()["waiting"] == 3
+    assert learner.server.report()["waiting"] == 3
 
 
 def test_no_gradient_in_time_names_the_silent_workers(tmp_path):
@@ -149,23 +148,23 @@ def test_gradients_of_a_theta_that_a_killed_learner_took_along_are_refused(tmp_p
   hand.send()
   assert first.finish() == {"state": "finished", "step": 2}
   with Learner(folder, num_steps=9, trainer_batch_size=1).start().stopping() as second:
-    assert second.session._server.epoch == 1
+    assert second.server.restart == 1
     hand.learner = second
-    hand.reply = second.client.exchange(0, hand.incarnation, None, {"pid": 7})
+    hand.reply = second.server.exchange(0, hand.restart, None, {"pid": 7})
     # Of the lost update 3: refused now, and also when this learner has come as far.
-    hand.send(step=3, epoch=0)
+    hand.send(step=3, learner_restart=0)
     assert _refused(second) == {"lost theta": 1}
     hand.send()
     _wait_for_step(hand, 3)
-    hand.send(step=3, epoch=0)
+    hand.send(step=3, learner_restart=0)
     assert _refused(second) == {"lost theta": 2}
     # That of update 2 was saved: theirs is the same theta.
-    hand.send(step=2, epoch=0)
+    hand.send(step=2, learner_restart=0)
     assert _refused(second) == {"lost theta": 2}
 
 
 def test_another_members_gradients_are_refused(learner):
-  server = learner.session._server
+  server = learner.server
   hand = Hand(learner)
   hand.send()
   other = dataclasses.replace(server._weights, gen_id="other")

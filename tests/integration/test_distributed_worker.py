@@ -1,154 +1,164 @@
 """A worker's part: what it sends, what it tells, how it finds a learner that was started anew."""
 
+import itertools
+
 import jax
 import meta_problems
 import numpy as np
 import pytest
-from distributed_helpers import Hand, Learner, gradient
+from distributed_helpers import Hand, Here, Learner, gradient, settings
 
-from unsup_rule.distributed import courier, library_loops, worker
-from unsup_rule.distributed.worker import LearnerClient, NoMoreWork, WatchedEstimator
+from unsup_rule.distributed import actors, worker
+from unsup_rule.distributed.server import GradientServer, Reply
+from unsup_rule.distributed.worker import LearnerLink, NoMoreWork, WatchedEstimator
 from unsup_rule.meta import streams
 
 
 @pytest.fixture
 def learner(tmp_path):
-  settings = {"num_steps": 100, "trainer_batch_size": 1, "staleness": 8}
-  with Learner(tmp_path / "run", **settings).start().stopping() as started:
+  run = {"num_steps": 100, "trainer_batch_size": 1, "staleness": 8}
+  with Learner(tmp_path / "run", **run).start().stopping() as started:
     yield started
 
 
-def _client(learner, index=0):
-  return LearnerClient("learner", index, learner.join(index), {"pid": 7, "core": 1})
+def _link(learner, index=0):
+  return LearnerLink(Here(learner.server), index, learner.join(index), {"pid": 7, "core": 1})
 
 
 def _refused(learner):
-  return {reason: n for reason, n in learner.client.report()["refused"].items() if n}
+  return {reason: n for reason, n in learner.server.report()["refused"].items() if n}
 
 
-def test_each_gradient_costs_one_call(learner, monkeypatch):
-  client = _client(learner)
-  calls = []
-  exchange = learner.session._server.exchange
-  learner.session._server._server.Bind(
-    "exchange", lambda *arguments: calls.append(arguments) or exchange(*arguments)
-  )
+def test_each_gradient_costs_one_call(learner):
+  here = Here(learner.server)
+  link = LearnerLink(here, 0, learner.join(0), {"pid": 7})
   for _ in range(3):
-    step, data = client.get_weights()
-    assert data.worker_weights.theta is not None
-    client.put_grads(step, gradient(1.0))
-  client.get_weights()
+    assert link.fetch().worker_weights.theta is not None
+    link.deliver(gradient(1.0))
+  link.fetch()
   # The first one only fetches.
-  assert [call[2] is None for call in calls] == [True, False, False, False]
-  assert learner.client.report()["gradients"] == 3
+  assert {method for method, _ in here.calls} == {"exchange"}
+  assert [arguments[2] is None for _, arguments in here.calls] == [True, False, False, False]
+  assert learner.server.report()["gradients"] == 3
 
 
 def test_an_estimate_with_nan_is_reported_and_its_problems_start_anew(learner):
-  client = _client(learner)
-  step, data = client.get_weights()
+  link = _link(learner)
+  weights = link.fetch().worker_weights
   fake = meta_problems.FakeEstimator(bad_calls=(2,))
-  watched = WatchedEstimator(fake, client)
+  watched = WatchedEstimator(fake, link)
   assert watched.task_family is fake.task_family
   key = jax.random.PRNGKey(0)
-  state = watched.init_worker_state(data.worker_weights, key)
+  state = watched.init_worker_state(weights, key)
 
-  output, _ = watched.compute_gradient_estimate(data.worker_weights, key, state)
+  output, _ = watched.compute_gradient_estimate(weights, key, state)
   assert int(output.unroll_state["age"]) == 1
-  assert client.losses == {"fake_family": [1.5]}
-  client.put_grads(step, gradient(1.0))
-  assert client.losses == {}
+  assert link.losses == {"fake_family": [1.5]}
+  link.deliver(gradient(1.0))
+  assert link.losses == {}
 
-  output, _ = watched.compute_gradient_estimate(data.worker_weights, key, output.unroll_state)
+  output, _ = watched.compute_gradient_estimate(weights, key, output.unroll_state)
   assert int(output.unroll_state["age"]) == 0
   assert np.isfinite(output.unroll_state["noise"]).all()
   # The library would send zeros in place of NaN.
-  client.put_grads(step, gradient(0.0))
+  link.deliver(gradient(0.0))
   assert _refused(learner) == {"not finite": 1}
-  assert learner.client.report()["losses"] == {"fake_family": 1.5}
+  assert learner.server.report()["losses"] == {"fake_family": 1.5}
 
 
 def test_a_worker_introduces_itself_to_a_learner_that_was_started_anew(tmp_path):
-  settings = {"trainer_batch_size": 1, "staleness": 8}
-  first = Learner(tmp_path / "run", num_steps=1, **settings).start()
-  client = _client(first, 3)
-  step, _ = client.get_weights()
-  number = Hand(first, 0)
-  number.send()
+  run = {"trainer_batch_size": 1, "staleness": 8}
+  first = Learner(tmp_path / "run", num_steps=1, **run).start()
+  here = Here(first.server)
+  link = LearnerLink(here, 3, first.join(3), {"pid": 7, "core": 1})
+  link.fetch()
+  Hand(first, 0).send()
   assert first.finish()["state"] == "finished"
-  with Learner(tmp_path / "run", num_steps=9, **settings).start().stopping() as second:
-    # On step 0, which the new learner knows too.
-    client.put_grads(step, gradient(1.0))
-    report = second.client.report()
+  with Learner(tmp_path / "run", num_steps=9, **run).start().stopping() as second:
+    here.served = second.server
+    # Of step 0, which the new learner knows too.
+    link.deliver(gradient(1.0))
+    report = second.server.report()
     assert report["workers"]["3"]["core"] == 1
     assert report["workers"]["3"]["gradients"] == 1
-    client.put_grads(*_next(client))
-    assert second.client.report()["workers"]["3"]["gradients"] == 2
-
-
-def _next(client):
-  step, _ = client.get_weights()
-  return step, gradient(1.0)
+    link.deliver(gradient(1.0))
+    assert second.server.report()["workers"]["3"]["gradients"] == 2
 
 
 def test_a_worker_leaves_when_the_run_has_ended_or_another_took_its_place(learner):
-  old = _client(learner)
-  old.get_weights()
+  old = _link(learner)
+  old.fetch()
   learner.join(0)
   with pytest.raises(NoMoreWork):
-    old.put_grads(*_next(old))
-  current = _client(learner, 1)
-  current.get_weights()
-  learner.client.stop()
+    old.deliver(gradient(1.0))
+  current = _link(learner, 1)
+  current.fetch()
+  learner.server.stop()
   assert learner.finish()["state"] == "stopped"
   with pytest.raises(NoMoreWork):
-    current.put_grads(0, gradient(1.0))
+    current.deliver(gradient(1.0))
 
 
-def test_a_worker_gives_up_after_the_deadline():
-  client = LearnerClient("nobody", 0, 0, {})
-  with pytest.raises(courier.UnreachableError, match="no server 'nobody'"):
-    client.get_weights()
+def test_a_worker_gives_up_without_a_cluster():
+  link = LearnerLink(actors.Remote[GradientServer]("nobody"), 0, 0, {})
+  with pytest.raises(actors.UnreachableError, match="to look for 'nobody'"):
+    link.fetch()
 
 
-def test_the_librarys_loop_draws_from_our_stream(learner):
+class _Learner:
+  """Takes gradients of always the same theta, until there were enough."""
+
+  def __init__(self, learner, enough):
+    self._left, self._weights = enough, learner.server.exchange(0, learner.join(0)).weights
+    self.gradients = []
+
+  def exchange(self, worker, restart, contribution, about):
+    if contribution is not None:
+      self.gradients.append(contribution.gradient)
+      self._left -= 1
+    return Reply(0, 0, self._weights) if self._left else None
+
+
+def test_the_loop_draws_from_our_stream(learner):
   """The same worker and start give the same choices, another start gives others."""
 
-  class Enough(Exception):
-    pass
-
-  def keys_of(stream, incarnation):
+  def keys_of(stream, restart):
     seen = []
 
-    class Client:
-      def get_weights(self):
-        return 0, learner.session._server._weights
-
-      def put_grads(self, step, value):
-        if len(seen) >= 4:
-          raise Enough
-
-    def sample(learned_opt, key, num_gradient_estimators, **unused):
+    def sample(lopt, key, number):
       seen.append(np.asarray(key).tolist())
-      return [meta_problems.FakeEstimator() for _ in range(num_gradient_estimators)]
+      return [meta_problems.FakeEstimator() for _ in range(number)]
 
-    np.random.seed(0)
-    with pytest.raises(Enough):
-      library_loops.train_worker(
-        Client(),
-        streams.worker_key(0, stream, incarnation),
-        stream,
-        sample,
-        lopt=meta_problems.learner()[0],
-        num_estimators=2,
-        summary_every_n=0,
-        stochastic_resample_frequency=1,
-      )
+    link = LearnerLink(Here(_Learner(learner, 4)), stream, restart, {})
+    found = settings(sample_estimators=sample, num_estimators=2, stochastic_resample_frequency=1)
+    with pytest.raises(NoMoreWork):
+      worker.work(link, found, streams.worker_key(0, stream, restart))
+    # Two at first, and each of them after each gradient but the last.
+    assert len(seen) == 1 + 2 * 3
     return seen
 
   first = keys_of(0, 0)
   assert keys_of(0, 0) == first
   for other in (keys_of(0, 1), keys_of(1, 0)):
     assert not {str(key) for key in other} & {str(key) for key in first}
+  assert all(a != b for a, b in itertools.combinations(first, 2))
+
+
+def test_what_a_worker_delivers_is_the_mean_over_its_estimators(learner):
+  played = _Learner(learner, 2)
+  found = settings(
+    sample_estimators=lambda lopt, key, number: [
+      meta_problems.FakeEstimator() for _ in range(number)
+    ],
+    num_estimators=3,
+  )
+  with pytest.raises(NoMoreWork):
+    worker.work(LearnerLink(Here(played), 5, 0, {}), found, jax.random.PRNGKey(0))
+  for sent in played.gradients:
+    assert float(sent.outer_trainer_grads.mean_loss) == 1.5
+    for leaf in jax.tree_util.tree_leaves(sent.outer_trainer_grads.theta_grads):
+      assert isinstance(leaf, np.ndarray)
+      np.testing.assert_array_equal(leaf, 1)
 
 
 def test_an_error_of_a_worker_is_no_runtime_error():

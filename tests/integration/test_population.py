@@ -1,13 +1,22 @@
 """The population's controller: durable, and sparing with what it keeps."""
 
+import pickle
+import threading
+
 import gin
+import jax
 import meta_problems  # noqa: F401  Known to gin.
 import numpy as np
 import pytest
+from distributed_helpers import Here, gradient
+from learned_optimization.population import population as library_population
 from learned_optimization.population.mutators import winner_take_all_genetic
 
-from unsup_rule.distributed import history, mutators, population, table
+from unsup_rule.distributed import history, identity, learner, mutators, population, table
+from unsup_rule.distributed.controller import Controller, Evaluation, Membership
+from unsup_rule.distributed.server import Contribution
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import checkpoint, library, settings
 
 _MEMBERS = [["Adam.learning_rate = 0.1"], ["Adam.learning_rate = 0.01"]]
 
@@ -16,7 +25,7 @@ def _controller(folder):
   mutator = winner_take_all_genetic.WinnerTakeAllGenetic(
     lambda bindings: population.perturb(bindings, factors=(1.0,)), steps_per_exploit=10
   )
-  return population.Controller(_MEMBERS, mutator, folder, seed=0)
+  return Controller(_MEMBERS, mutator, folder, seed=0)
 
 
 def _evaluate(controller, folder, fitness, step=10):
@@ -26,10 +35,11 @@ def _evaluate(controller, folder, fitness, step=10):
     path = folder / f"member_{member}" / "snapshots" / generation / f"checkpoint_{step}"
     path.parent.mkdir(parents=True)
     path.touch()
-    controller.submit(member, generation, step, str(path))
-    assert controller.next_evaluation() == (member, generation, step, str(path))
+    evaluation = Evaluation(member, generation, step, str(path))
+    controller.submit(evaluation)
+    assert controller.next_evaluation() == evaluation
     assert controller.is_waiting(member)
-    controller.evaluated(member, generation, step, str(path), value)
+    controller.evaluated(evaluation, value)
     assert not controller.is_waiting(member)
   assert controller.next_evaluation() is None
 
@@ -87,16 +97,19 @@ def test_an_evaluation_that_waits_keeps_its_checkpoint(tmp_path):
   for path in (late, other):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-  again.submit(1, other.parent.name, 20, str(other))
-  again.submit(0, old, 20, str(late))
-  again.evaluated(1, other.parent.name, 20, str(other), 0.5)
+  waiting = Evaluation(0, old, 20, str(late))
+  measured = Evaluation(1, other.parent.name, 20, str(other))
+  again.submit(measured)
+  again.submit(waiting)
+  again.evaluated(measured, 0.5)
   assert late.exists()
-  assert again.next_evaluation() == (0, old, 20, str(late))
+  assert again.next_evaluation() == waiting
 
 
 def test_an_evaluation_whose_checkpoint_is_gone_is_given_up(tmp_path):
   controller = _controller(tmp_path)
-  controller.submit(0, controller.member(0).generation_id, 10, str(tmp_path / "gone"))
+  generation = controller.member(0).generation_id
+  controller.submit(Evaluation(0, generation, 10, str(tmp_path / "gone")))
   assert controller.next_evaluation() is None
   assert not controller.is_waiting(0)
 
@@ -128,32 +141,91 @@ def test_a_repeated_evaluation_counts_once(tmp_path):
   controller = _controller(tmp_path)
   generation = controller.member(0).generation_id
   for _ in range(2):
-    controller.evaluated(0, generation, 5, "path", 0.5)
-  controller.evaluated(0, "unknown", 5, "path", 0.5)
+    controller.evaluated(Evaluation(0, generation, 5, "path"), 0.5)
+  controller.evaluated(Evaluation(0, "unknown", 5, "path"), 0.5)
   assert len(history.read(tmp_path)) == 1
 
 
 def test_a_learner_that_was_started_anew_keeps_its_own_theta(tmp_path):
   controller = _controller(tmp_path)
-  server = population.courier.Server("population")
-  for handler in (controller.maybe_get_worker_data, controller.member):
-    server.Bind(handler.__name__, handler)
-  server.Start()
+
+  def membership(generation):
+    return Membership(Here(controller), 0, generation, step=0, every=10)
+
+  generation = controller.member(0).generation_id
+  fresh = membership(None).news(0)
+  assert (fresh.generation_id, fresh.params) == (generation, None)
+  _evaluate(controller, tmp_path, [0.4, 0.7])
+  # Its generation is over: it goes on as the winner's copy.
+  active = membership(generation).news(7)
+  assert active.params is not None
+  # It is the one it should be: it goes on from its own checkpoint.
+  same = membership(active.generation_id)
+  assert same.news(17).params is None
+  assert same.news(18) is None
+
+
+def test_a_member_is_evaluated_at_each_multiple_and_once(tmp_path):
+  controller = _controller(tmp_path)
+  here = Here(controller)
+  member = Membership(here, 0, None, step=20, every=10)
+  assert [step for step in (20, 21, 30) if member.is_due(step)] == [30]
+  member.submit("generation", 30, None)  # Its checkpoint could not be written.
+  assert here.calls == []
+  assert not member.is_due(30)
+  # Another member's theta is younger.
+  assert not member.is_due(10)
+  assert member.is_due(20)
+
+
+def test_new_bindings_make_new_settings_and_a_new_learner(tmp_path):
+  """A member goes on with another one's theta and learning rate."""
+  gin.parse_config("""
+    run_train.lopt = @LearnableAdam()
+    run_train.num_steps = 2
+    GradientLearner.theta_opt = @SGD()
+    SGD.learning_rate = 1.0
+    build_gradient_estimators.sample_task_family_fn = @two_quadratics
+    build_gradient_estimators.gradient_estimator_fn = @truncated_grad
+  """)
+  gin.parse_config(library.gin_completion())
+  found = settings.read("")
+  folder = tmp_path / "member_0"
+  folder.mkdir()
+  member = learner.Learner(folder, found, n_workers=1)
+  controller = Here(_Population())
+  member.join(controller, 0)
+  served = []
+  done = threading.Thread(target=lambda: member.train(served.append))
+  done.start()
+  while not served and done.is_alive():
+    done.join(0.01)
   try:
-    generation = controller.member(0).generation_id
-    fresh = population.Member("population", None).maybe_get_worker_data(0, "fake", 0, None, None)
-    assert (fresh.generation_id, fresh.params) == (generation, None)
-    _evaluate(controller, tmp_path, [0.4, 0.7])
-    # Its generation is over: it goes on as the winner's copy.
-    moved = population.Member("population", generation)
-    active = moved.maybe_get_worker_data(0, "fake", 7, None, None)
-    assert active.params is not None
-    # It is the one it should be: it goes on from its own checkpoint.
-    same = population.Member("population", active.generation_id)
-    assert same.maybe_get_worker_data(0, "fake", 17, None, None).params is None
-    assert same.maybe_get_worker_data(0, active.generation_id, 18, None, None) is None
+    server = member.server
+    restart = server.join(0, identity.of_this_process(""), {})
+    data = pickle.loads(server.exchange(0, restart).weights)
+    assert data.outer_cfg == ["SGD.learning_rate = 0.5"]
+    before = jax.tree_util.tree_leaves(data.worker_weights.theta)
+    one = Contribution(0, server.restart, 0, gradient(1.0, gen_id=data.gen_id), {})
+    server.exchange(0, restart, one)
+    while (reply := server.exchange(0, restart)).step < 1:
+      pass
+    after = jax.tree_util.tree_leaves(pickle.loads(reply.weights).worker_weights.theta)
+    for old, new in zip(before, after, strict=True):
+      np.testing.assert_allclose(new, old - 0.5, rtol=1e-6)
   finally:
-    server.Stop()
+    member.server.stop()
+    done.join(60)
+  assert checkpoint.load_state(folder)["generation"] == "first"
+
+
+class _Population:
+  """One member, which keeps its generation and its bindings."""
+
+  def maybe_get_worker_data(self, member, generation, step, params, bindings):
+    if generation is not None:
+      return None
+    return library_population.ActiveWorker(None, ["SGD.learning_rate = 0.5"], "first", 0)
 
 
 def test_perturb_multiplies_numbers():

@@ -9,11 +9,11 @@ import numpy as np
 from learned_optimization import outer_train
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule.distributed import courier, identity
-from unsup_rule.distributed.learner import LearnerSession
+from unsup_rule.distributed import identity, learner
 from unsup_rule.distributed.server import Contribution
+from unsup_rule.meta.settings import RunSettings, Settings
 
-SETTINGS = {
+RUN = {
   "summary_every_n": 2,
   "num_steps": 4,
   "num_seconds": 0.0,
@@ -23,41 +23,56 @@ SETTINGS = {
 TEXT = "# The configuration.\n"
 
 
-class Learner:
-  """A `LearnerSession` that trains in a thread; `result` holds what it returned or raised."""
+def settings(learning_rate=0.125, sample_estimators=None, **run):
+  """Settings of a run of gradient descent on four parameters."""
+  lopt, _ = meta_problems.learner()
+  return Settings(
+    RunSettings(lopt, **{**RUN, **run}),
+    lambda: meta_problems.learner(learning_rate)[1],
+    sample_estimators or (lambda lopt, key, number: [meta_problems.FakeEstimator()] * number),
+    config_text=TEXT,
+  )
 
-  def __init__(self, folder, name="learner", learning_rate=0.125, **settings):
+
+class Here:
+  """An `actors.Caller` of an object of this process; `calls` holds (method, arguments)."""
+
+  def __init__(self, served):
+    self.served, self.calls = served, []
+
+  def call(self, method, *arguments, **keywords):
+    """Calls the method of this name."""
+    self.calls.append((method.__name__, arguments))
+    return getattr(self.served, method.__name__)(*arguments, **keywords)
+
+
+class Learner:
+  """A learner that trains in a thread; `result` holds what it returned or raised."""
+
+  def __init__(self, folder, **changes):
     folder.mkdir(exist_ok=True)
-    self.session = LearnerSession(
-      folder,
-      name,
-      2,
-      lambda: meta_problems.learner(learning_rate)[1],
-      TEXT,
-      {**SETTINGS, **settings},
-    )
-    self.client = courier.Client(name)
+    self.session = learner.Learner(folder, settings(**changes), 2)
+    self.server = self.session.server
     self.result = None
+    self._serving = threading.Event()
     self._thread = threading.Thread(target=self._run)
 
   def _run(self):
     try:
-      self.result = self.session.train()
+      self.result = self.session.train(lambda unused_server: self._serving.set())
     except BaseException as error:
       self.result = error
 
   def start(self):
-    """Returns when the server answers, or the learner has ended."""
+    """Returns when it serves, or has ended."""
     self._thread.start()
-    while self.session._server is None or self.session._server._server is None:
-      self._thread.join(0.01)
-      if not self._thread.is_alive():
-        break
+    while self._thread.is_alive() and not self._serving.wait(0.01):
+      pass
     return self
 
   def join(self, worker=0, **versions):
-    """Joins as a worker; returns the incarnation."""
-    return self.client.join(worker, {**identity.of_this_process(TEXT), **versions}, {"pid": 7})
+    """Joins as a worker; returns the restart count."""
+    return self.server.join(worker, {**identity.of_this_process(TEXT), **versions}, {"pid": 7})
 
   def finish(self):
     """Waits for the end; returns the result."""
@@ -71,8 +86,7 @@ class Learner:
     try:
       yield self
     finally:
-      with contextlib.suppress(courier.UnreachableError):
-        self.client.stop()
+      self.server.stop()
       self.finish()
 
 
@@ -81,19 +95,21 @@ class Hand:
 
   def __init__(self, learner, worker=0):
     self.learner, self.worker = learner, worker
-    self.incarnation = learner.join(worker)
+    self.restart = learner.join(worker)
     self.number = -1
-    self.reply = learner.client.exchange(worker, self.incarnation)
+    self.reply = learner.server.exchange(worker, self.restart)
 
-  def send(self, value=1.0, step=None, epoch=None, number=None, loss=0.5):
+  def send(self, value=1.0, step=None, learner_restart=None, number=None, loss=0.5):
     """Sends a gradient of `value` everywhere, by default of the newest theta."""
     self.number = self.number + 1 if number is None else number
-    self.reply = self.learner.client.exchange(
+    self.reply = self.learner.server.exchange(
       self.worker,
-      self.incarnation,
+      self.restart,
       Contribution(
         number=self.number,
-        epoch=self.reply.epoch if epoch is None else epoch,
+        learner_restart=(
+          self.reply.learner_restart if learner_restart is None else learner_restart
+        ),
         step=self.reply.step if step is None else step,
         gradient=None if value is None else gradient(value, self.worker, loss),
         losses={"set": [loss]},
@@ -102,7 +118,7 @@ class Hand:
     return self.reply
 
 
-def gradient(value, worker=0, loss=0.5, gen_id="fake_initial_gen_id"):
+def gradient(value, worker=0, loss=0.5, gen_id=""):
   """What the library's worker sends."""
   lopt, _ = meta_problems.learner()
   theta = lopt.init(jax.random.PRNGKey(0))

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from distributed_helpers import settings
 
 from unsup_rule.cli import main as cli
 from unsup_rule.distributed import display, launcher, logs, table
@@ -142,13 +143,8 @@ def test_logs_go_to_the_folder_of_the_run(tmp_path):
 def test_a_bound_on_staleness_that_would_waste_gradients_is_pointed_out(
   batch, staleness, workers, warned
 ):
-  import gin
-  from learned_optimization import outer_train  # noqa: F401  Known to gin.
-
-  gin.parse_config(
-    [f"run_train.trainer_batch_size = {batch}", f"run_train.staleness = {staleness}"]
-  )
-  assert bool(launcher.warnings(workers)) == warned
+  found = settings(trainer_batch_size=batch, staleness=staleness)
+  assert bool(launcher.warnings(found, workers)) == warned
 
 
 @pytest.mark.parametrize(

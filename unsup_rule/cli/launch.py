@@ -49,16 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
   cluster.check_installed()
   with lock.exclusive(folder):
     from unsup_rule.distributed import history, launcher, population
-    from unsup_rule.meta import gin_files, heldout, summary
+    from unsup_rule.meta import gin_files, heldout, settings, summary
 
     text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
     heldout.check_configuration()
-    members = population.PopulationOptions().members
+    found = settings.read(text, arguments.gin_import)
+    members = found.population.members
     if members:
-      population.check(population.PopulationOptions())
+      population.check(found.population)
     n_workers = max(arguments.workers, len(members))
-    launch = launcher.Launch(text, arguments.gin_import, folder, n_workers)
-    for warning in launcher.warnings(n_workers // max(len(members), 1)):
+    launch = launcher.Launch(found, folder, n_workers)
+    for warning in launcher.warnings(found, n_workers // max(len(members), 1)):
       print(f"note: {warning}", flush=True)
     try:
       with cluster.connected(arguments.address, n_workers, arguments.token_file) as ray:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _LIBRARY = "learned_optimization"
-_COURIER = "unsup_rule.distributed.courier"  # Stands for courier, on Ray.
 
 
 class _DeferredModule(types.ModuleType):
@@ -57,10 +56,11 @@ _DEFERRED = {
       ),
     ),
     _DeferredModule("tensorflow_datasets"),
+    # The library's RPC, which has no wheels for current Pythons; distributed/ does without.
     _DeferredModule(
       "courier",
-      Server=_deferred_call(_COURIER, "Server"),
-      Client=_deferred_call(_COURIER, "Client"),
+      Server=_deferred_call("courier", "Server"),
+      Client=_deferred_call("courier", "Client"),
     ),
   )
 }

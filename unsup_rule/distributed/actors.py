@@ -10,7 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ _WAIT_FOR_START_SECONDS = 1.0
 _RETRY_SECONDS = 0.3
 
 Served = TypeVar("Served")
+Served_co = TypeVar("Served_co", covariant=True)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Serve = Callable[[object], None]
@@ -42,12 +43,12 @@ class Role(Protocol):
     ...
 
 
-class Caller(Protocol[Served]):
-  """Calls the methods of a `Served` that may live in another process."""
+class Caller(Protocol[Served_co]):
+  """Calls the methods of an object that may live in another process."""
 
   def call(
     self,
-    method: Callable[Concatenate[Served, Parameters], Result],
+    method: Callable[Concatenate[Served_co, Parameters], Result],
     *arguments: Parameters.args,
     **keywords: Parameters.kwargs,
   ) -> Result:
@@ -137,20 +138,22 @@ class Remote(Generic[Served]):
 
   def _ask(self, method: str, payload: bytes, seconds: float) -> tuple[bytes | None, str]:
     """Calls once; returns the reply, or None and the reason."""
-    import ray  # Slow, and not needed by those who only read settings.
+    # Slow, and not needed by those who only read settings.
+    import ray
+    from ray import exceptions
 
     # Otherwise ray.get_actor would start a cluster of its own.
     if not ray.is_initialized():
       raise UnreachableError(f"Ray is not running to look for '{self._name}'; start it first")
     try:
-      actor: Any = ray.get_actor(self._name, namespace=NAMESPACE)
+      actor = ray.get_actor(self._name, namespace=NAMESPACE)
       call = actor.call.options(concurrency_group="call", max_task_retries=0)
       return ray.get(call.remote(method, payload), timeout=seconds), "it has not started"
     except ValueError:
       return None, "there is no such actor"
-    except ray.exceptions.GetTimeoutError:
+    except exceptions.GetTimeoutError:
       return None, "it does not answer"
-    except ray.exceptions.RayActorError as error:
+    except exceptions.RayActorError as error:
       return None, f"its process is gone ({type(error).__name__})"
 
 

@@ -16,12 +16,12 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
 
 import psutil
 
 from unsup_rule import storage
-from unsup_rule.distributed import courier
+from unsup_rule.distributed import actors
 from unsup_rule.errors import UnsupRuleError
 
 _PROBE_SECONDS = 5.0
@@ -63,7 +63,9 @@ def make_token(path: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, n_workers: int, token: str | None = None) -> Iterator[Any]:
+def connected(
+  address: str | None, n_workers: int, token: str | None = None
+) -> Iterator[ModuleType]:
   """Within it Ray runs; yields the module.
 
   Args:
@@ -79,14 +81,14 @@ def connected(address: str | None, n_workers: int, token: str | None = None) -> 
     yield ray
 
 
-def environment(computes: bool) -> dict[str, Any]:
+def environment(computes: bool) -> dict[str, dict[str, str]]:
   """Returns the runtime environment of an actor; `computes` says whether that is its work."""
   given = {name: os.environ[name] for name in _INHERITED if name in os.environ}
   return {"env_vars": {**_HUGE_PAGES, **given} if computes else given}
 
 
 @contextlib.contextmanager
-def _started_here(n_workers: int) -> Iterator[Any]:
+def _started_here(n_workers: int) -> Iterator[ModuleType]:
   folder = _own_folder()
   # Ray opens its own folder to all users; the one around it is closed.
   inside = storage.private_folder(folder / "r")
@@ -101,7 +103,7 @@ def _started_here(n_workers: int) -> Iterator[Any]:
       ray.init(
         num_cpus=max(n_workers, os.cpu_count() or 1),
         include_dashboard=False,
-        namespace=courier.NAMESPACE,
+        namespace=actors.NAMESPACE,
         log_to_driver=False,
         logging_level="error",
         object_store_memory=_OBJECT_STORE_BYTES,
@@ -116,7 +118,7 @@ def _started_here(n_workers: int) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _joined(address: str, token: str | None) -> Iterator[Any]:
+def _joined(address: str, token: str | None) -> Iterator[ModuleType]:
   _probe(address)
   _check_token(token)
   ray = _import_ray(**({"RAY_AUTH_TOKEN_PATH": token} if token else {}))
@@ -124,7 +126,7 @@ def _joined(address: str, token: str | None) -> Iterator[Any]:
     with _one_line(f"Ray at {address} refused (is --token_file the cluster's?)"):
       ray.init(
         address=address,
-        namespace=courier.NAMESPACE,
+        namespace=actors.NAMESPACE,
         log_to_driver=False,
         logging_level="error",
       )
@@ -150,7 +152,7 @@ def _own_folder() -> pathlib.Path:
   return folder
 
 
-def _import_ray(**variables: str) -> Any:
+def _import_ray(**variables: str) -> ModuleType:
   """Sets what Ray reads when it is imported, and imports it."""
   # Without the mode a driver is refused even with the right token.
   os.environ.update(RAY_AUTH_MODE="token", **variables)

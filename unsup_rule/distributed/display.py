@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TextIO
 
 from unsup_rule.errors import UnsupRuleError
 
@@ -16,7 +16,7 @@ _LINE_SECONDS = 30.0
 class Display:
   """Asks for the table in a thread of its own, so that a dead learner holds up nobody."""
 
-  def __init__(self, ask: Callable[[], str], stream: Any = None):
+  def __init__(self, ask: Callable[[], str], stream: TextIO | None = None):
     """Shows on `stream` (standard error) the table that `ask` returns, its first block foremost."""
     self._ask, self._stream = ask, stream or sys.stderr
     self._terminal = self._stream.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
@@ -30,7 +30,7 @@ class Display:
     self._thread.start()
     return self
 
-  def __exit__(self, *unused_error: Any) -> None:
+  def __exit__(self, *unused_error: object) -> None:
     self._ended.set()
     if self._terminal:
       self._draw()

@@ -1,47 +1,57 @@
 """The evaluation worker of a population: measures the fitness of its members' thetas."""
 
+import dataclasses
+import pathlib
 import time
 from collections.abc import Sequence
 
-from learned_optimization.outer_trainers import gradient_learner
-
-from unsup_rule.distributed import courier, logs
-from unsup_rule.distributed.meta_parameters import ThetaKeeper
-from unsup_rule.distributed.population import PopulationOptions, fitness_of
+from unsup_rule.distributed import actors, process
+from unsup_rule.distributed.controller import Controller
+from unsup_rule.distributed.meta_parameters import MetaParameterStore
+from unsup_rule.distributed.population import fitness_of
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.machine import compilation
-from unsup_rule.meta import checkpoint, gin_files
-from unsup_rule.meta.options import TrainerOptions
+from unsup_rule.meta import checkpoint
 
 _IDLE_SECONDS = 0.5
 
 
-def run_evaluator(config_text: str, imports: Sequence[str], folder: str, server: str) -> None:
-  """Evaluates what members submit, until the process is ended."""
-  logs.redirect(folder, "evaluator")
-  compilation.cache_on_disk()
-  gin_files.parse_text(config_text, imports)
-  fitness_fn = fitness_of(PopulationOptions())
-  keeper = ThetaKeeper(
-    # Gin has what it needs.
-    lambda: gradient_learner.GradientLearner(),  # pyright: ignore[reportCallIssue]
-    TrainerOptions().seed,
-    lambda unused_update: None,
-  )
-  client = courier.Client(server)
-  while True:
-    found = client.next_evaluation()
-    if found is None:
-      time.sleep(_IDLE_SECONDS)
-      continue
-    member, generation, step, path = found
-    try:
-      keeper.restored(checkpoint.read_state(path)["learner"], path)
-    except UnsupRuleError as error:
-      # Its learner has moved on; a newer one is coming.
-      print(f"evaluator: {error}", flush=True)
-      time.sleep(_IDLE_SECONDS)
-      continue
-    fitness = float(fitness_fn(keeper.lopt, keeper.theta)["accuracy"])
-    print(f"evaluator: member {member}, update {step}: {fitness:.4f}", flush=True)
-    client.evaluated(member, generation, step, path, fitness)
+@dataclasses.dataclass(frozen=True)
+class EvaluatorRole:
+  """Evaluates what members submit, until the process is ended.
+
+  Attributes:
+    config_text: the gin configuration.
+    imports: modules that it needs.
+    folder: of the population.
+    controller: name of its actor.
+  """
+
+  config_text: str
+  imports: Sequence[str]
+  folder: pathlib.Path
+  controller: str
+
+  def run(self, serve: actors.Serve) -> None:
+    """Evaluates."""
+    del serve
+    found = process.set_up(self.folder, "evaluator", self.config_text, self.imports)
+    fitness_fn, store = fitness_of(found.population), MetaParameterStore(found)
+    controller = actors.Remote[Controller](self.controller)
+    while True:
+      evaluation = controller.call(Controller.next_evaluation)
+      if evaluation is None:
+        time.sleep(_IDLE_SECONDS)
+        continue
+      try:
+        store.restore(checkpoint.read_state(evaluation.path)["learner"], evaluation.path)
+      except UnsupRuleError as error:
+        # Its learner has moved on; a newer one is coming.
+        print(f"evaluator: {error}", flush=True)
+        time.sleep(_IDLE_SECONDS)
+        continue
+      fitness = float(fitness_fn(store.lopt, store.theta)["accuracy"])
+      print(
+        f"evaluator: member {evaluation.member}, update {evaluation.step}: {fitness:.4f}",
+        flush=True,
+      )
+      controller.call(Controller.evaluated, evaluation, fitness)

@@ -9,13 +9,19 @@ import pathlib
 import pickle
 import time
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import cast
 
 from learned_optimization import distributed
 
-from unsup_rule.distributed import cluster, courier, display, table
+from unsup_rule.distributed import actors, cluster, display, table
+from unsup_rule.distributed.controller import Controller, ControllerRole
+from unsup_rule.distributed.evaluator import EvaluatorRole
+from unsup_rule.distributed.learner import LearnerRole, Outcome
+from unsup_rule.distributed.server import GradientServer
+from unsup_rule.distributed.worker import WorkerRole
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import gin_files
+from unsup_rule.meta.settings import Settings
 from unsup_rule.meta.signals import StopRequest
 
 _POLL_SECONDS = 0.5
@@ -24,47 +30,35 @@ _LEAVE_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
 
 
-@dataclasses.dataclass
-class Role:
-  """An actor and what it runs."""
-
-  name: str
-  actor: Any
-  result: Any  # Ray's reference.
-
-
 @dataclasses.dataclass(frozen=True)
 class Launch:
   """What to start.
 
   Attributes:
-    config_text: the gin configuration.
-    imports: modules that it needs.
+    settings: what gin says.
     folder: of the run.
     n_workers: worker processes.
-    controller: name of the server of a population, or None.
+    controller: name of the actor of a population, or None.
     member: index in it.
   """
 
-  config_text: str
-  imports: Sequence[str]
+  settings: Settings
   folder: pathlib.Path
   n_workers: int
   controller: str | None = None
   member: int = 0
 
   @property
-  def server(self) -> str:
-    """Name of the learner's server, as the library makes it from the folder."""
+  def learner(self) -> str:
+    """Name of the learner's actor, as the library makes it from the folder."""
     return distributed.uniquify_server_name("learner", str(self.folder.resolve()))
 
 
-def warnings(n_workers: int) -> list[str]:
-  """Returns what in gin's configuration would waste gradients of so many workers."""
-  batch = gin_files.bound("run_train.trainer_batch_size", 1)
-  staleness = gin_files.bound("run_train.staleness", 1)
+def warnings(settings: Settings, n_workers: int) -> list[str]:
+  """Returns what in the settings would waste gradients of so many workers."""
+  staleness = settings.run.staleness
   # While a worker computes, each of the others delivers once.
-  updates = -(-n_workers // batch)
+  updates = -(-n_workers // settings.run.trainer_batch_size)
   if staleness >= updates:
     return []
   return [
@@ -74,93 +68,104 @@ def warnings(n_workers: int) -> list[str]:
   ]
 
 
-def start_role(
-  ray: Any, name: str, function: str, keywords: dict[str, Any], cores: float = 0
-) -> Role:
-  """Starts an actor that runs a role, and starts it anew whenever it is killed.
+class Process:
+  """An actor and the role that it runs, started anew whenever it is killed.
 
-  Args:
-    ray: the module.
-    name: of the actor, and of the server it may make.
-    function: "module:function".
-    keywords: of the function; they must be picklable without our code.
-    cores: that it takes of the cluster.
-
-  Raises:
-    UnsupRuleError: there is an actor of that name.
+  Attributes:
+    name: of the actor.
+    result: Ray's reference to what the role returns.
   """
-  host = ray.remote(concurrency_groups={"call": courier.CALLS_AT_ONCE})(courier.Host)
-  try:
-    actor = host.options(
-      name=name,
-      namespace=courier.NAMESPACE,
-      num_cpus=cores,
-      max_restarts=-1,
-      # Of calls; only `run` is repeated, since callers repeat calls themselves.
-      max_task_retries=0,
-      runtime_env=cluster.environment(computes=cores > 0),
-    ).remote()
-  except ValueError as error:
-    raise UnsupRuleError(
-      f"the cluster still has a process {name} of this run; wait until it has noticed that the "
-      "program which started it is gone, and try again"
-    ) from error
-  run = actor.run.options(max_task_retries=-1)
-  return Role(name, actor, run.remote(function, pickle.dumps(keywords)))
+
+  def __init__(self, ray: ModuleType, name: str, role: actors.Role, cores: float = 0):
+    """Starts it.
+
+    Args:
+      ray: the module.
+      name: of the actor.
+      role: what it runs.
+      cores: that it takes of the cluster.
+
+    Raises:
+      UnsupRuleError: there is an actor of that name.
+    """
+    self.name, self._ray, self._role, self._attempt = name, ray, pickle.dumps(role), 0
+    host = ray.remote(concurrency_groups={"call": actors.CALLS_AT_ONCE})(actors.Host)
+    try:
+      self._actor = host.options(
+        name=name,
+        namespace=actors.NAMESPACE,
+        num_cpus=cores,
+        max_restarts=-1,
+        # Of calls; only `run` is repeated, since callers repeat calls themselves.
+        max_task_retries=0,
+        runtime_env=cluster.environment(computes=cores > 0),
+      ).remote()
+    except ValueError as error:
+      raise UnsupRuleError(
+        f"the cluster still has a process {name} of this run; wait until it has noticed that the "
+        "program which started it is gone, and try again"
+      ) from error
+    self.run()
+
+  def run(self) -> None:
+    """Runs the role, also one that has ended."""
+    self._attempt += 1
+    run = self._actor.run.options(max_task_retries=-1)
+    self.result = run.remote(self._attempt, self._role)
+
+  def outcome(self) -> object:
+    """Returns what the role returned, or raises its error in one line."""
+    exceptions = self._ray.exceptions
+    try:
+      return self._ray.get(self.result)
+    except exceptions.RayTaskError as error:
+      cause = error.cause
+      if isinstance(cause, UnsupRuleError):
+        kind = type(cause) if isinstance(cause, actors.UnreachableError) else UnsupRuleError
+        raise kind(str(cause).split("\n", 1)[0]) from error
+      raise UnsupRuleError(f"{type(cause).__name__}: {str(cause).splitlines()[0]}") from error
+    except exceptions.RayError as error:
+      first = " ".join(str(error).split())[:300]
+      raise UnsupRuleError(f"Ray lost a process: {first}") from error
 
 
-def start(ray: Any, launch: Launch) -> tuple[Role, list[Role]]:
+def start(ray: ModuleType, launch: Launch) -> tuple[Process, list[Process]]:
   """Starts a learner and its workers."""
-  common = {
-    "config_text": launch.config_text,
-    "imports": list(launch.imports),
-    "folder": str(launch.folder.resolve()),
-    "server": launch.server,
-  }
-  learner = start_role(
-    ray,
-    launch.server,
-    "unsup_rule.distributed.learner:run_learner",
-    {
-      **common,
-      "n_workers": launch.n_workers,
-      "controller": launch.controller,
-      "member": launch.member,
-    },
-  )
-  workers = [
-    start_role(
+  text, imports, folder = _common(launch)
+  learner = LearnerRole(text, imports, folder, launch.n_workers, launch.controller, launch.member)
+  return Process(ray, launch.learner, learner), [
+    Process(
       ray,
-      f"{launch.server}__worker_{index}",
-      "unsup_rule.distributed.worker:run_worker",
-      {**common, "worker": index, "stream": launch.member * launch.n_workers + index},
+      f"{launch.learner}__worker_{index}",
+      WorkerRole(
+        text, imports, folder, launch.learner, index, launch.member * launch.n_workers + index
+      ),
       cores=1,
     )
     for index in range(launch.n_workers)
   ]
-  return learner, workers
 
 
-def train(ray: Any, launch: Launch) -> dict[str, Any]:
-  """Runs a learner and its workers to the end.
-
-  Returns:
-    What the learner returned: "state" and "step".
+def train(ray: ModuleType, launch: Launch) -> Outcome:
+  """Runs a learner and its workers to the end; returns what the learner returned.
 
   Raises:
     UnsupRuleError: the learner gave up, or no worker is left.
     KeyboardInterrupt, SystemExit: a signal came; all is saved.
   """
   learner, workers = start(ray, launch)
-  report = courier.Client(launch.server, _REPORT_SECONDS).report
-  with StopRequest() as stop, display.Display(lambda: table.render(report())) as shown:
-    (result,) = _watch(ray, [learner], workers, stop, shown)
-    _leave(ray, workers)
+  served = actors.Remote[GradientServer](launch.learner, _REPORT_SECONDS)
+
+  def shown() -> str:
+    return table.render(served.call(GradientServer.report))
+
+  with StopRequest() as stop, display.Display(shown) as screen:
+    (result,) = _Watch(ray, [learner], workers, [], stop, screen).until_done()
     stop.raise_if_requested()
   return result
 
 
-def train_population(ray: Any, launch: Launch, n_members: int) -> list[dict[str, Any]]:
+def train_population(ray: ModuleType, launch: Launch, n_members: int) -> list[Outcome]:
   """Runs a population, each member with an equal share of the workers, to the end.
 
   Returns:
@@ -170,18 +175,11 @@ def train_population(ray: Any, launch: Launch, n_members: int) -> list[dict[str,
     UnsupRuleError: a learner gave up, or no worker is left.
     KeyboardInterrupt, SystemExit: a signal came; all is saved.
   """
+  common = _common(launch)
   controller = distributed.uniquify_server_name("population", str(launch.folder.resolve()))
-  shared = {
-    "config_text": launch.config_text,
-    "imports": list(launch.imports),
-    "folder": str(launch.folder.resolve()),
-    "server": controller,
-  }
   helpers = [
-    start_role(ray, controller, "unsup_rule.distributed.population:run_controller", shared),
-    start_role(
-      ray, f"{controller}__evaluator", "unsup_rule.distributed.evaluator:run_evaluator", shared
-    ),
+    Process(ray, controller, ControllerRole(*common)),
+    Process(ray, f"{controller}__evaluator", EvaluatorRole(*common, controller)),
   ]
   learners, workers = [], []
   for member in range(n_members):
@@ -197,79 +195,92 @@ def train_population(ray: Any, launch: Launch, n_members: int) -> list[dict[str,
     )
     learners.append(learner)
     workers += its_workers
-  report = courier.Client(controller, _REPORT_SECONDS).report
-  with StopRequest() as stop, display.Display(lambda: table.render_members(report())) as shown:
-    results = _watch(ray, learners, workers, stop, shown, helpers)
-    _leave(ray, workers)
+  served = actors.Remote[Controller](controller, _REPORT_SECONDS)
+
+  def shown() -> str:
+    return table.render_members(served.call(Controller.report))
+
+  with StopRequest() as stop, display.Display(shown) as screen:
+    results = _Watch(ray, learners, workers, helpers, stop, screen).until_done()
     stop.raise_if_requested()
   return results
 
 
-def _leave(ray: Any, workers: Sequence[Role]) -> None:
-  """Lets workers go by themselves, at their next call, all but those in a long computation."""
-  ray.wait([worker.result for worker in workers], num_returns=len(workers), timeout=_LEAVE_SECONDS)
+def _common(launch: Launch) -> tuple[str, list[str], pathlib.Path]:
+  """Returns what every role is told."""
+  return launch.settings.config_text, list(launch.settings.imports), launch.folder.resolve()
 
 
-def _watch(
-  ray: Any,
-  learners: Sequence[Role],
-  workers: Sequence[Role],
-  stop: StopRequest,
-  shown: display.Display,
-  helpers: Sequence[Role] = (),
-) -> list[dict[str, Any]]:
-  """Returns the learners' results; raises an error of theirs, or of the last worker's."""
-  results: dict[str, dict[str, Any]] = {}
-  running, left = list(learners), list(workers)
-  asked_at = None
-  while running:
-    watched = [*running, *left, *helpers]
-    done, _ = ray.wait([role.result for role in watched], num_returns=1, timeout=_POLL_SECONDS)
-    for role in [role for role in watched if role.result in done]:
-      if role in running:
-        running.remove(role)
-        results[role.name] = _result_of(ray, role)
-      elif role in left:
-        left.remove(role)
-        try:
-          _result_of(ray, role)
-        except UnsupRuleError as error:
-          shown.say(str(error))
-          if not left:
-            _stop(running, shown)
-            raise UnsupRuleError(f"no worker is left, the last one said: {error}") from error
-      else:
-        _result_of(ray, role)
-    if stop.signal_number is not None and asked_at is None:
-      asked_at = time.monotonic()
-      _stop(running, shown)
-    if asked_at is not None and time.monotonic() - asked_at > _STOP_SECONDS:
+class _Watch:
+  """Waits for learners, and sees to it that the other processes do their work meanwhile."""
+
+  def __init__(
+    self,
+    ray: ModuleType,
+    learners: Sequence[Process],
+    workers: Sequence[Process],
+    helpers: Sequence[Process],
+    stop: StopRequest,
+    screen: display.Display,
+  ):
+    self._ray, self._stop, self._screen = ray, stop, screen
+    self._learners, self._all_workers, self._helpers = learners, workers, helpers
+    self._running, self._workers = list(learners), list(workers)
+    self._results: dict[str, Outcome] = {}
+    self._asked_at: float | None = None
+
+  def until_done(self) -> list[Outcome]:
+    """Returns the learners' results; raises an error of theirs, or of the last worker's."""
+    while self._running:
+      watched = [*self._running, *self._workers, *self._helpers]
+      results = [process.result for process in watched]
+      done, _ = self._ray.wait(results, num_returns=1, timeout=_POLL_SECONDS)
+      for process in watched:
+        if process.result in done:
+          self._ended(process)
+      self._see_to_stopping()
+      self._screen.refresh()
+    # Workers go by themselves, at their next call, all but those in a long computation.
+    results = [worker.result for worker in self._all_workers]
+    self._ray.wait(results, num_returns=len(results), timeout=_LEAVE_SECONDS)
+    return [self._results[learner.name] for learner in self._learners]
+
+  def _ended(self, process: Process) -> None:
+    try:
+      outcome = process.outcome()
+    except actors.UnreachableError as error:
+      # It could not reach another one for too long, as where a network is cut in two.
+      self._screen.say(f"{error}; started again")
+      process.run()
+    except UnsupRuleError as error:
+      if process not in self._workers:
+        raise
+      self._screen.say(str(error))
+      self._workers.remove(process)
+      if not self._workers:
+        self._ask_to_stop()
+        raise UnsupRuleError(f"no worker is left, the last one said: {error}") from error
+    else:
+      if process in self._running:
+        self._running.remove(process)
+        self._results[process.name] = cast(Outcome, outcome)
+      elif process in self._workers:
+        self._workers.remove(process)
+
+  def _see_to_stopping(self) -> None:
+    if self._stop.signal_number is not None and self._asked_at is None:
+      self._asked_at = time.monotonic()
+      self._ask_to_stop()
+    if self._asked_at is not None and time.monotonic() - self._asked_at > _STOP_SECONDS:
       raise UnsupRuleError(
         f"the learner did not save within {_STOP_SECONDS:g} s; the run goes on from its last "
         "checkpoint when it is started again"
       )
-    shown.refresh()
-  return [results[role.name] for role in learners]
 
-
-def _stop(learners: Sequence[Role], shown: display.Display) -> None:
-  """Asks learners to save and end; the call waits for one that is being started anew."""
-  for learner in learners:
-    try:
-      courier.Client(learner.name, _STOP_SECONDS).stop()
-    except courier.UnreachableError as error:
-      shown.say(str(error))
-
-
-def _result_of(ray: Any, role: Role) -> Any:
-  """Returns what a role returned, or raises its error in one line."""
-  try:
-    return ray.get(role.result)
-  except ray.exceptions.RayTaskError as error:
-    cause = error.cause
-    if isinstance(cause, UnsupRuleError):
-      raise UnsupRuleError(str(cause).split("\n", 1)[0]) from error
-    raise UnsupRuleError(f"{type(cause).__name__}: {str(cause).splitlines()[0]}") from error
-  except ray.exceptions.RayError as error:
-    first = " ".join(str(error).split())[:300]
-    raise UnsupRuleError(f"Ray lost a process: {first}") from error
+  def _ask_to_stop(self) -> None:
+    """Asks learners to save and end; the call waits for one that is being started anew."""
+    for learner in self._running:
+      try:
+        actors.Remote[GradientServer](learner.name, _STOP_SECONDS).call(GradientServer.stop)
+      except actors.UnreachableError as error:
+        self._screen.say(str(error))

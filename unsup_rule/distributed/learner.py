@@ -1,226 +1,247 @@
 """The learner: holds theta, serves it, updates it with the workers' gradients, saves it."""
 
-import functools
+import dataclasses
 import os
 import pathlib
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
 
+import jax
 import numpy as np
+from learned_optimization.outer_train import DataForWorker
+from learned_optimization.population.population import ActiveWorker
 
 from unsup_rule import storage
-from unsup_rule.distributed import courier, identity, library_loops, logs
-from unsup_rule.distributed.meta_parameters import ThetaKeeper
-from unsup_rule.distributed.options import DistributedOptions
-from unsup_rule.distributed.population import Member, PopulationOptions
+from unsup_rule.distributed import actors, identity, process
+from unsup_rule.distributed.controller import Controller, Membership
+from unsup_rule.distributed.meta_parameters import MetaParameterStore
 from unsup_rule.distributed.run_files import RunFiles
 from unsup_rule.distributed.server import GradientServer, StopRequested
-from unsup_rule.distributed.statistics import Incarnations, Ledger
+from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.machine import compilation
-from unsup_rule.meta import checkpoint, curve, gin_files, summary
-from unsup_rule.meta.options import TrainerOptions
+from unsup_rule.meta import checkpoint, curve, settings, summary
 
 _LOOK_SECONDS = 0.2
 
 
-def run_learner(
-  config_text: str,
-  imports: Sequence[str],
-  folder: str,
-  server: str,
-  n_workers: int,
-  controller: str | None = None,
-  member: int = 0,
-) -> dict[str, Any]:
-  """Trains, from where the folder's checkpoint left off. One learner a process.
+class Outcome(TypedDict):
+  """How a learner ended: "finished" or "stopped", and after which update."""
 
-  Args:
+  state: str
+  step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnerRole:
+  """Trains, from where the folder's checkpoint left off.
+
+  Attributes:
     config_text: the gin configuration.
     imports: modules that it needs.
     folder: of the run.
-    server: name to serve under.
     n_workers: how many to expect.
-    controller: name of the server of the population that this learner is a member of, or None.
+    controller: name of the actor of the population that this learner is a member of, or None.
     member: its index there.
-
-  Returns:
-    "state", which is "finished" or "stopped", and "step".
-
-  Raises:
-    UnsupRuleError: the folder cannot be written or belongs to another configuration, no worker
-      sends gradients, or updates are not finite.
   """
-  logs.redirect(folder, "learner")
-  print(f"learner: process {os.getpid()}", flush=True)
-  compilation.cache_on_disk()
-  gin_files.parse_text(config_text, imports)
-  result: dict[str, Any] = {}
 
-  def train(make_learner: Any, **settings: Any) -> None:
-    session = LearnerSession(
-      pathlib.Path(folder), server, n_workers, make_learner, config_text, settings
-    )
-    if controller is not None:
-      session.enter_population(controller, member)
-    result.update(session.train())
+  config_text: str
+  imports: Sequence[str]
+  folder: pathlib.Path
+  n_workers: int
+  controller: str | None = None
+  member: int = 0
 
-  library_loops.run_as_learner(train)
-  return result
+  def run(self, serve: actors.Serve) -> Outcome:
+    """Trains.
+
+    Raises:
+      UnsupRuleError: the folder cannot be written or belongs to another configuration, no worker
+        sends gradients, or updates are not finite.
+    """
+    found = process.set_up(self.folder, "learner", self.config_text, self.imports)
+    print(f"learner: process {os.getpid()}", flush=True)
+    learner = Learner(self.folder, found, self.n_workers)
+    if self.controller is not None:
+      learner.join(actors.Remote[Controller](self.controller), self.member)
+    return learner.train(serve)
 
 
-class LearnerSession:
-  """From one start of a learner's process to its end."""
+class Learner:
+  """From one start of a learner to its end.
 
-  def __init__(
-    self,
-    folder: pathlib.Path,
-    server: str,
-    n_workers: int,
-    make_learner: Any,
-    config_text: str,
-    settings: dict[str, Any],
-  ):
-    """Restores the run; `settings` is what gin's `run_train` has, the rest as in `run_learner`."""
-    self._server_name, self._n_workers = server, n_workers
-    self._settings, self._config_text = settings, config_text
-    self._trainer = TrainerOptions()
-    # What the library draws from numpy's global generator affects nothing but one summary.
-    np.random.seed(self._trainer.seed)
-    found = checkpoint.load_state(folder)
-    if found is None and (folder / "params").exists():
+  Attributes:
+    server: what workers call.
+    store: theta.
+    files: what it writes.
+  """
+
+  def __init__(self, folder: pathlib.Path, found: settings.Settings, n_workers: int):
+    """Restores the run.
+
+    Args:
+      folder: of the run.
+      found: what gin says; a population's bindings change it.
+      n_workers: how many to expect.
+
+    Raises:
+      UnsupRuleError: the folder belongs to another configuration, or cannot be written.
+    """
+    self._folder, self._settings = folder, found
+    saved = checkpoint.load_state(folder)
+    if saved is None and (folder / "params").exists():
       raise UnsupRuleError(
         f"{folder} holds params but no checkpoint to go on from; choose another "
         "--train_log_dir so that they are not overwritten"
       )
-    self._ledger = Ledger(found.get("ledger") if found else None)
-    self._incarnations = Incarnations(folder)
-    self._files = RunFiles(folder, found, self._trainer.seed, settings["num_steps"])
-    self._keeper = ThetaKeeper(make_learner, self._trainer.seed, self._files.updated)
-    if found:
-      where = f"the checkpoint of step {found['step']} in {folder}"
-      if not np.array_equal(found["root_key"], self._root_key()):
-        raise UnsupRuleError(
-          f"{where} was not made with trainer.seed = {self._trainer.seed}; set the seed of that "
-          "run, or choose another --train_log_dir"
-        )
-      self._keeper.restored(found["learner"], where)
-      self._keeper.refused = int(found["dropped"])
-    print(f"learner: goes on from update {self._keeper.step}", flush=True)
-    self._files.keeper = self._keeper
-    self._files.books = self._books
-    self._generation = found.get("generation") if found else None
-    self._member: Member | None = None
-    self._member_index = 0
-    self._submitted = self._keeper.step
-    self._files.losses = lambda: self._ledger.losses
-    self._files.refused = lambda: sum(self._ledger.refused.values())
-    storage.write_text(folder / "config.gin", config_text)
-    self._server: GradientServer | None = None
+    self._statistics = WorkerStatistics(saved.get("worker_statistics") if saved else None)
+    self.store = MetaParameterStore(found)
+    if saved:
+      _restore(self.store, saved, found.trainer.seed, folder)
+    print(f"learner: goes on from update {self.store.step}", flush=True)
+    self._generation = str(saved.get("generation", "")) if saved else ""
+    self._membership: Membership | None = None
+    self.files = RunFiles(folder, found, self.store, self._statistics, saved)
+    self.files.generation = self._generation
+    storage.write_text(folder / "config.gin", found.config_text)
+    self.server = GradientServer(
+      self._weights("", None),
+      self.store.step,
+      found.run.trainer_batch_size,
+      found.run.staleness,
+      found.distributed,
+      self._statistics,
+      RestartCounts(folder),
+      identity.of_this_process(found.config_text),
+      n_workers,
+    )
+    self.server.report_with(self._about)
+    self.files.report = self.server.report
 
-  def enter_population(self, controller: str, member: int) -> None:
+  def join(self, controller: actors.Caller[Controller], member: int) -> None:
     """Becomes a member: its generation, its bindings and now and then its theta come from there."""
-    self._member = Member(controller, self._generation)
-    self._member_index = member
-    self._files.before_update = functools.partial(
-      self._submit, courier.Client(controller), PopulationOptions().evaluate_every_updates
+    every = self._settings.population.evaluate_every_updates
+    self._membership = Membership(
+      controller, member, self._generation or None, self.store.step, every
     )
 
-  def _submit(self, controller: courier.Client, every: int, step: int) -> None:
-    """Has theta evaluated where it is time to."""
-    server = self._server
-    if server is None or step % every or step <= self._submitted:
-      self._submitted = min(step, self._submitted)  # Another member's theta may be younger.
-      return
-    self._submitted = step
-    # Not further ahead of the evaluations than one: the mutator would come too late.
-    ends = time.monotonic() + DistributedOptions().gradient_deadline_seconds
-    while controller.is_waiting(self._member_index) and time.monotonic() < ends:
-      server.raise_if_stopped()
-      time.sleep(_LOOK_SECONDS)
-    path = self._files.save_snapshot(server.generation)
-    if path is not None:
-      controller.submit(self._member_index, server.generation, step, str(path))
+  def train(self, serve: actors.Serve) -> Outcome:
+    """Trains to the end or until stopped; theta is saved in any case.
 
-  def _books(self) -> dict[str, Any]:
-    generation = self._server.generation if self._server else self._generation
-    return {"ledger": self._ledger.to_state(), "generation": generation or ""}
-
-  def train(self) -> dict[str, Any]:
-    """Trains to the end or until stopped; theta is saved in any case."""
-    num_steps, num_seconds = self._settings["num_steps"], self._settings["num_seconds"]
+    Args:
+      serve: gets the server once there is a theta that workers are to use.
+    """
     state = "finished"
-    done = self._keeper.step >= num_steps or 0 < num_seconds <= self._files.seconds
     try:
-      if not done:
-        library_loops.train_learner(
-          self._keeper,
-          self._make_server,
-          self._files,
-          population=self._member,
-          member=self._member_index,
-          **self._settings,
-        )
+      self._follow_population()
+      if self.files.saved_step < 0:
+        self.files.save()  # A folder that cannot be written shows now and not after an hour.
+      serve(self.server)
+      self._update_until_done()
     except StopRequested:
       state = "stopped"
     except UnsupRuleError:
       state = "failed"
       raise
     finally:
-      if self._server is not None:
-        self._server.close()
-      self._files.save_finally()
-      self._files.write_status(state)
-      self._files.close()
-    folder = self._files.folder
-    if state == "finished" and not summary.is_current(folder, self._keeper.step):
-      self._summarise(folder)
-      self._files.write_status(state)
-    return {"state": state, "step": self._keeper.step}
+      self.server.close()
+      self.files.save_finally()
+      self.files.write_status(state)
+      self.files.close()
+    if state == "finished" and not summary.is_current(self._folder, self.store.step):
+      self._summarise()
+      self.files.write_status(state)
+    return {"state": state, "step": self.store.step}
 
-  def _summarise(self, folder: pathlib.Path) -> None:
-    curve.draw(folder, type(self._keeper.lopt).__name__)
+  def _update_until_done(self) -> None:
+    while not self._is_done():
+      self._follow_population()
+      self.files.save_where_due()
+      self._offer_for_evaluation()
+      _, gradients = self.server.gather_grads()
+      update = self.store.update([gradient.outer_trainer_grads for gradient in gradients])
+      self.server.set_weights(
+        self.store.step, self._weights(self.server.generation, self.server.bindings)
+      )
+      if update is not None:
+        self.files.record(update)
+      elif self.store.refused_in_a_row >= self._settings.trainer.max_consecutive_nonfinite:
+        raise UnsupRuleError(
+          f"the update of theta was not finite {self.store.refused_in_a_row} times in a row; theta "
+          f"of the last good one is in {self._folder}; lower the outer learning rate, or clip"
+        )
+
+  def _is_done(self) -> bool:
+    run = self._settings.run
+    return self.store.step >= run.num_steps or 0 < run.num_seconds <= self.files.seconds
+
+  def _weights(self, generation: str, bindings: Sequence[str] | None) -> DataForWorker:
+    make: Callable[..., DataForWorker] = DataForWorker  # Opaque to type checkers.
+    return make(worker_weights=self.store.worker_weights, gen_id=generation, outer_cfg=bindings)
+
+  def _follow_population(self) -> None:
+    """Goes on as the member that the population says, where it says something new."""
+    active = self._membership.news(self.store.step) if self._membership else None
+    if active is not None:
+      self._become(active)
+
+  def _become(self, active: ActiveWorker) -> None:
+    if active.params is not None:
+      self.store.restore(checkpoint.read_state(active.params)["learner"], active.params)
+    bindings = list(active.meta_params)
+    if bindings != list(self.server.bindings):
+      self._settings = settings.changed(self._settings, bindings)
+      self.store.use(self._settings)
+    self.files.generation = active.generation_id
+    weights = self._weights(active.generation_id, bindings)
+    self.server.set_weights(self.store.step, weights, clear_buffer=True)
+
+  def _offer_for_evaluation(self) -> None:
+    """Has theta evaluated where it is time to."""
+    step = self.store.step
+    if self._membership is None or not self._membership.is_due(step):
+      return
+    # Not further ahead of the evaluations than one: the mutator would come too late.
+    ends = time.monotonic() + self._settings.distributed.gradient_deadline_seconds
+    while self._membership.is_waiting() and time.monotonic() < ends:
+      self.server.raise_if_stopped()
+      time.sleep(_LOOK_SECONDS)
+    self._membership.submit(self.server.generation, step, self.files.save_snapshot())
+
+  def _summarise(self) -> None:
+    curve.draw(self._folder, type(self.store.lopt).__name__)
     summary.write(
-      folder,
-      self._keeper.lopt,
-      self._keeper.initial_theta(),
-      self._keeper.theta,
-      self._trainer.heldout_fn,
-      self._keeper.step,
-      self._files.seconds,
-      sum(self._ledger.refused.values()),
+      self._folder,
+      self.store.lopt,
+      self.store.initial_theta(),
+      self.store.theta,
+      self._settings.trainer.heldout_fn,
+      self.store.step,
+      self.files.seconds,
+      sum(self._statistics.refused.values()),
     )
 
-  def _make_server(self, **loop: Any) -> GradientServer:
-    server = GradientServer(
-      self._server_name,
-      DistributedOptions(),
-      self._ledger,
-      self._incarnations,
-      self._keeper.step,
-      identity.of_this_process(self._config_text),
-      self._n_workers,
-      **loop,
-    )
-    server.report_with(self._about)
-    self._files.report = server.report
-    self._server = server
-    return server
-
-  def _about(self) -> dict[str, Any]:
+  def _about(self) -> Report:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    scale = 1 if sys.platform == "darwin" else 1024
     return {
-      "peak_memory_bytes": peak * scale,
+      "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
       "pid": os.getpid(),
-      "bindings": list(self._server.outer_cfg or ()) if self._server else [],
-      **self._files.about(),
+      "bindings": list(self.server.bindings),
+      **self.files.about(),
     }
 
-  def _root_key(self) -> np.ndarray:
-    import jax
 
-    return np.asarray(jax.random.PRNGKey(self._trainer.seed))
+def _restore(
+  store: MetaParameterStore, saved: Mapping[str, Any], seed: int, folder: pathlib.Path
+) -> None:
+  """Puts a checkpoint into the store."""
+  where = f"the checkpoint of step {saved['step']} in {folder}"
+  if not np.array_equal(saved["root_key"], np.asarray(jax.random.PRNGKey(seed))):
+    raise UnsupRuleError(
+      f"{where} was not made with trainer.seed = {seed}; set the seed of that run, or choose "
+      "another --train_log_dir"
+    )
+  store.restore(saved["learner"], where)
+  store.refused = int(saved["dropped"])

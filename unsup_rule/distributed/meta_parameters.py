@@ -1,7 +1,7 @@
 """Theta and the state of its optimizer, updated by the library's `GradientLearner`."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +10,9 @@ from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.meta import library, outer_step, trees
 from unsup_rule.meta.settings import Settings
+
+
+_Make = Callable[..., gradient_learner.AggregatedGradient]  # Opaque to type checkers.
 
 
 class Update(NamedTuple):
@@ -75,7 +78,7 @@ class MetaParameterStore:
     """Updates theta with the mean of gradients; None where the result would not be finite."""
     losses = np.asarray([gradient.mean_loss for gradient in gradients], np.float32)
     theta_gradient = _mean([gradient.theta_grads for gradient in gradients])
-    make: Any = gradient_learner.AggregatedGradient  # A flax dataclass, opaque to type checkers.
+    make: _Make = gradient_learner.AggregatedGradient
     mean = make(
       theta_grads=theta_gradient,
       theta_model_state=_mean([gradient.theta_model_state for gradient in gradients]),

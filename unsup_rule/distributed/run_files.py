@@ -1,8 +1,4 @@
-"""The files of a distributed run; stands for the library's `checkpoints` module and event writer.
-
-The library keeps no final checkpoint, writes in place, and numbers by when it wrote. Here the
-format is that of local training.
-"""
+"""The files of a distributed run, in the formats of local training."""
 
 import contextlib
 import json
@@ -16,30 +12,27 @@ import jax
 import numpy as np
 
 from unsup_rule import storage
-from unsup_rule.distributed.meta_parameters import ThetaKeeper, Update
-from unsup_rule.distributed.options import DistributedOptions
+from unsup_rule.distributed.meta_parameters import MetaParameterStore, Update
+from unsup_rule.distributed.statistics import Report, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint, curve, trees
 from unsup_rule.meta.events import EventWriter
-from unsup_rule.meta.options import TrainerOptions
+from unsup_rule.meta.settings import Settings
 
 _STATUS_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 _KEPT_SNAPSHOTS = 4  # Of a generation: evaluations take a while.
 
 
 class RunFiles:
-  """Saves and restores a learner, and writes its curve, its events and its status.
+  """Saves a learner, and writes its curve, its events and its status.
 
   A disk that is full does not end the training: what could not be written is tried again at the
   next occasion, and `problem` says so meanwhile.
 
   Attributes:
-    keeper: what to save; to be set before the loop begins.
-    books: returns more that belongs in a checkpoint: the ledger, the generation.
+    generation: of the population, for checkpoints; "" where there is none.
     report: returns what belongs in `status.json`.
-    losses: returns averages of the meta-loss by data set.
-    refused: returns how many gradients were refused so far.
-    before_update: called with the number of updates so far.
     problem: why the last write failed, or "".
     saved_step: of the newest checkpoint.
   """
@@ -47,112 +40,46 @@ class RunFiles:
   def __init__(
     self,
     folder: pathlib.Path,
+    settings: Settings,
+    store: MetaParameterStore,
+    statistics: WorkerStatistics,
     found: Mapping[str, Any] | None,
-    seed: int,
-    num_steps: int,
   ):
     """Opens the files.
 
     Args:
       folder: of the run.
-      found: the checkpoint to go on from, or None.
-      seed: of the run.
-      num_steps: updates in all, for the status.
+      settings: what gin says.
+      store: what to save.
+      statistics: what to save beside it.
+      found: the checkpoint that the run goes on from, or None.
     """
-    self.folder, self.problem = folder, ""
-    self._found, self._seed, self._num_steps = found, seed, num_steps
-    self._options, self._trainer = DistributedOptions(), TrainerOptions()
-    self._first_step = int(found["step"]) if found else 0
-    self.saved_step = self._first_step
+    self.folder, self.problem, self.generation = folder, "", ""
+    self._settings, self._store, self._statistics = settings, store, statistics
+    first_step = int(found["step"]) if found else 0
+    self.saved_step = first_step if found else -1
     self._seconds_before = float(found["seconds"]) if found else 0.0
     self._began = self._saved_at = time.monotonic()
-    self._events = EventWriter(folder, self._first_step + 1)
-    self._rows: curve.Curve | None = curve.Curve(folder, self._first_step)
-    self._scalars: dict[str, float] = {}
-    self._scalars_step = 0
+    self._events = EventWriter(folder, first_step + 1)
+    self._rows: curve.Curve | None = curve.Curve(folder, first_step)
     self._last: Update | None = None
+    self._last_at = self._began
     self._refused_shown = 0
     self._status_at = self._reported_at = 0.0
-    self.keeper: ThetaKeeper
-    self.books: Callable[[], dict[str, Any]] = dict
-    self.report: Callable[[], dict[str, Any]] = dict
-    self.losses: Callable[[], Mapping[str, float]] = dict
-    self.refused: Callable[[], int] = int
-    self.before_update: Callable[[int], Any] = lambda unused_step: None
+    self.report: Callable[[], Report] = dict
 
   @property
   def seconds(self) -> float:
     """Time of training over all sessions."""
     return self._seconds_before + time.monotonic() - self._began
 
-  # What the library calls on its `checkpoints` module. It passes its own idea of the state, which
-  # lacks what a resumed run needs; the keeper has all of it.
-
-  def has_checkpoint(self, unused_folder: str, unused_prefix: str) -> bool:
-    """Tells whether there is something to go on from."""
-    return self._found is not None
-
-  def restore_checkpoint(self, unused_folder: str, value: Any, unused_prefix: str) -> Any:
-    """Returns the library's view of the checkpoint."""
-    return self._library_view(value)
-
-  def save_checkpoint(self, *unused: Any, **unused_options: Any) -> None:
-    """Called twice before the first update. Raises where nothing can be written at all."""
-    if self.saved_step == self.keeper.step == 0 and not (self.folder / "params").exists():
-      self.save()
-
-  def periodically_save_checkpoint(self, *unused: Any, **unused_options: Any) -> None:
-    """Called before each update."""
-    step = self.keeper.step
-    if self.keeper.refused_in_a_row >= self._trainer.max_consecutive_nonfinite:
-      raise UnsupRuleError(
-        f"the update of theta was not finite {self.keeper.refused_in_a_row} times in a row; theta "
-        f"of the last good one is in {self.folder}; lower the outer learning rate, or clip"
-      )
-    self.before_update(step)
-    every = self._options.checkpoint_every_updates
-    due = time.monotonic() - self._saved_at >= self._trainer.checkpoint_every_seconds
-    if step != self.saved_step and (due or step - self.saved_step >= every):
-      with self._tolerant():
-        self.save()
-    if time.monotonic() - self._status_at >= _STATUS_SECONDS:
-      self.write_status("running")
-
-  def load_state(self, path: str, value: Any) -> Any:
-    """Loads the state of a member of the population."""
-    state = checkpoint.read_state(path)
-    self.keeper.restored(state["learner"], path)
-    return self._library_view(value)
-
-  # What the library calls on its event writer.
-
-  def scalar(self, name: str, value: float, step: int) -> None:
-    """Keeps a scalar for `flush`."""
-    self._scalars[name.replace("||", "/")], self._scalars_step = float(value), int(step)
-
-  def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-    """Keeps the mean: one number a worker, of which there may be hundreds."""
-    if np.size(values):
-      self.scalar(name, float(np.mean(values)), step)
-
-  def text(self, *unused: Any, **unused_options: Any) -> None:
-    """Leaves out descriptions of structures; `config.gin` says more."""
-
-  def flush(self) -> None:
-    """Writes the scalars of one update, and the state of the run beside them."""
-    if time.monotonic() - self._reported_at >= _STATUS_SECONDS:
-      self._reported_at = time.monotonic()
-      self._scalars |= _scalars_of(self.report())
+  def record(self, update: Update) -> None:
+    """Writes a row of the curve, and the events of an update."""
+    theta_mean_abs = trees.mean_abs(self._store.theta)
     with self._tolerant():
-      self._events.scalars(self._scalars_step, self._scalars)
-    self._scalars = {}
-
-  # What our own learner calls.
-
-  def updated(self, update: Update) -> None:
-    """Writes a row of the curve."""
-    self._last = update
-    refused = self.refused()
+      self._events.scalars(update.step, self._scalars(update, theta_mean_abs))
+    refused = sum(self._statistics.refused.values())
+    losses = dict(self._statistics.losses)  # Calls of workers add to it.
     with self._tolerant():
       rows = self._rows or curve.Curve(self.folder, update.step - 1)
       self._rows = None  # A write that fails may leave it closed.
@@ -161,24 +88,26 @@ class RunFiles:
         seconds=self.seconds,
         loss=update.loss,
         gradient_norm=update.gradient_norm,
-        theta_mean_abs=trees.mean_abs(self.keeper.theta),
+        theta_mean_abs=theta_mean_abs,
         dropped=refused - self._refused_shown,
-        **{f"{curve.SOURCE_PREFIX}{name}": loss for name, loss in self.losses().items()},
+        **{f"{curve.SOURCE_PREFIX}{name}": loss for name, loss in losses.items()},
       )
       self._rows = rows
     self._refused_shown = refused
+    self._last, self._last_at = update, time.monotonic()
 
-  def state(self) -> dict[str, Any]:
-    """Returns all that a resumed run needs."""
-    return {
-      "step": self.keeper.step,
-      "seconds": self.seconds,
-      "dropped": self.keeper.refused,
-      "root_key": np.asarray(jax.random.PRNGKey(self._seed)),
-      "learner": trees.to_leaves(self.keeper.state),
-      "slots": {},  # Estimators are the workers' own.
-      **self.books(),
-    }
+  def save_where_due(self) -> None:
+    """Saves, and writes the status, where it is time to."""
+    since = self._store.step - self.saved_step
+    seconds = time.monotonic() - self._saved_at
+    if since and (
+      seconds >= self._settings.trainer.checkpoint_every_seconds
+      or since >= self._settings.distributed.checkpoint_every_updates
+    ):
+      with self._tolerant():
+        self.save()
+    if time.monotonic() - self._status_at >= _STATUS_SECONDS:
+      self.write_status("running")
 
   def save(self) -> None:
     """Writes a checkpoint and `params`.
@@ -186,17 +115,18 @@ class RunFiles:
     Raises:
       UnsupRuleError: they cannot be written; those before them are intact.
     """
-    keeper = self.keeper
+    step = self._store.step
     self._saved_at = time.monotonic()
-    checkpoint.save_state(self.folder, keeper.step, self.state())
-    checkpoint.save_params(self.folder, keeper.theta, keeper.step)
-    self.saved_step, self.problem = keeper.step, ""
+    checkpoint.save_state(self.folder, step, self._state())
+    checkpoint.save_params(self.folder, self._store.theta, step)
+    self.saved_step, self.problem = step, ""
 
-  def save_snapshot(self, generation: str) -> pathlib.Path | None:
+  def save_snapshot(self) -> pathlib.Path | None:
     """Writes theta for an evaluation; returns the checkpoint's path, or None where it failed."""
     with self._tolerant():
+      folder = self.folder / "snapshots" / self.generation
       return checkpoint.save_state(
-        self.folder / "snapshots" / generation, self.keeper.step, self.state(), _KEPT_SNAPSHOTS
+        folder, self._store.step, self._state(), _KEPT_SNAPSHOTS
       ).resolve()
     return None
 
@@ -212,7 +142,7 @@ class RunFiles:
       except UnsupRuleError:
         if attempt == attempts - 1:
           raise
-        time.sleep(1.0)
+        time.sleep(_RETRY_SECONDS)
 
   def write_status(self, state: str) -> None:
     """Writes `status.json`: `state` and the report."""
@@ -221,14 +151,14 @@ class RunFiles:
     with self._tolerant():
       storage.write_text(self.folder / "status.json", json.dumps(content))
 
-  def about(self) -> dict[str, Any]:
+  def about(self) -> Report:
     """Returns what these files know, for the report."""
     return {
-      "num_steps": self._num_steps,
+      "num_steps": self._settings.run.num_steps,
       "seconds": self.seconds,
       "meta_loss": self._last.loss if self._last else None,
-      "saved_step": self.saved_step,
-      "refused_updates": self.keeper.refused,
+      "saved_step": max(self.saved_step, 0),
+      "refused_updates": self._store.refused,
       "problem": self.problem,
     }
 
@@ -239,8 +169,36 @@ class RunFiles:
       if self._rows is not None:
         self._rows.close()
 
-  def _library_view(self, value: Any) -> Any:
-    return value.replace(gradient_learner_state=self.keeper.state, elapsed_time=self.seconds)
+  def _state(self) -> dict[str, object]:
+    """Returns all that a resumed run needs."""
+    return {
+      "step": self._store.step,
+      "seconds": self.seconds,
+      "dropped": self._store.refused,
+      "root_key": np.asarray(jax.random.PRNGKey(self._settings.trainer.seed)),
+      "learner": trees.to_leaves(self._store.state),
+      "slots": {},  # Estimators are the workers' own.
+      "worker_statistics": self._statistics.to_state(),
+      "generation": self.generation,
+    }
+
+  def _scalars(self, update: Update, theta_mean_abs: float) -> dict[str, float]:
+    """Returns what TensorBoard shows of an update, and now and then of the run."""
+    now = time.monotonic()
+    values = {"meta_loss": update.loss}
+    every = self._settings.run.summary_every_n
+    if every and update.step % every == 0:
+      values |= {
+        "gradient_norm": update.gradient_norm,
+        "theta_mean_abs": theta_mean_abs,
+        "steps_per_second": 1 / max(now - self._last_at, 1e-9),
+        "dropped_gradients": sum(self._statistics.refused.values()),
+        "seconds": self.seconds,
+      }
+    if now - self._reported_at >= _STATUS_SECONDS:
+      self._reported_at = now
+      values |= _scalars_of(self.report())
+    return values
 
   @contextlib.contextmanager
   def _tolerant(self) -> Iterator[None]:
@@ -254,20 +212,17 @@ class RunFiles:
       self.problem = str(error)
 
 
-def _scalars_of(report: Mapping[str, Any]) -> dict[str, float]:
+def _scalars_of(report: Report) -> dict[str, float]:
   """Returns what TensorBoard shows of a report."""
-  values = {
-    f"distributed/{name}": float(report[name])
-    for name in (
-      "gradients",
-      "gradients_per_second",
-      "staleness_mean",
-      "staleness_max",
-      "waiting",
-      "learner_restarts",
-    )
-    if name in report
-  }
+  names = (
+    "gradients",
+    "gradients_per_second",
+    "staleness_mean",
+    "staleness_max",
+    "waiting",
+    "learner_restarts",
+  )
+  values = {f"distributed/{name}": float(report[name]) for name in names if name in report}
   for reason, count in report.get("refused", {}).items():
     values[f"refused/{reason.replace(' ', '_')}"] = count
   for name, loss in report.get("losses", {}).items():

@@ -10,10 +10,10 @@ from learned_optimization import distributed
 from learned_optimization.outer_train import DataForWorker, GradientsFromWorker
 
 from unsup_rule.distributed import actors, identity
-from unsup_rule.meta.options import DistributedOptions
 from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import trees
+from unsup_rule.meta.options import DistributedOptions
 
 _LEAST_BUFFER = 64
 _WAKE_SECONDS = 0.5
@@ -185,7 +185,9 @@ class GradientServer(distributed.AsyncLearner):
       self.last_staleness = float(ages.mean()), int(ages.max())
     return steps, values
 
-  def set_weights(self, current_iteration: int, weights: DataForWorker, clear_buffer: bool = False) -> int:
+  def set_weights(
+    self, current_iteration: int, weights: DataForWorker, clear_buffer: bool = False
+  ) -> int:
     """Publishes theta; returns how many waiting gradients are too stale for it."""
     with self._cv:
       self._weights, self._current_iteration = weights, np.asarray(current_iteration)
@@ -241,7 +243,9 @@ class GradientServer(distributed.AsyncLearner):
     else:
       self._admit(worker, sent.learner_restart, sent.step, sent.gradient)
 
-  def _admit(self, worker: int, learner_restart: int, step: int, value: GradientsFromWorker) -> None:
+  def _admit(
+    self, worker: int, learner_restart: int, step: int, value: GradientsFromWorker
+  ) -> None:
     """Puts a gradient into the buffer, or counts why not."""
     # A learner that was killed may have taken the last updates along: gradients of their theta
     # belong to no theta of this run, though the numbers of the updates come up again.

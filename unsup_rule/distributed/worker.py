@@ -1,12 +1,11 @@
 """A worker: fetches theta, estimates meta-gradients with the library's estimators, sends them."""
 
 import dataclasses
-import itertools
 import os
 import pathlib
 import pickle
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -82,6 +81,7 @@ class LearnerLink:
   """Delivers gradients to the learner and fetches theta, both in one call.
 
   Attributes:
+    worker: index of this worker.
     bad_estimates: since the last delivery, estimates that were not finite.
     losses: meta-losses since then, by data set or task family.
   """
@@ -101,7 +101,7 @@ class LearnerLink:
       restart: how often it was started anew, as the learner counts.
       about: what to tell a learner that was started anew about this process.
     """
-    self._learner, self._worker, self._restart, self._about = learner, worker, restart, about
+    self._learner, self.worker, self._restart, self._about = learner, worker, restart, about
     self._number = 0
     self._reply: Reply | None = None
     self.bad_estimates = 0
@@ -138,7 +138,7 @@ class LearnerLink:
     self, contribution: Contribution | None, about: Mapping[str, object] | None = None
   ) -> Reply:
     reply = self._learner.call(
-      GradientServer.exchange, self._worker, self._restart, contribution, about
+      GradientServer.exchange, self.worker, self._restart, contribution, about
     )
     if reply is None:
       raise NoMoreWork
@@ -158,26 +158,29 @@ def work(link: LearnerLink, found: settings.Settings, key: jax.Array) -> NoRetur
   """
   bindings: Sequence[str] | None = None
   inner: Estimators | None = None
-  for number in itertools.count():
+  number = 0
+  while True:
     data = link.fetch()
     weights = data.worker_weights
+    assert weights is not None
     start_key, estimate_key, resample_key = jax.random.split(jax.random.fold_in(key, number), 3)
     if inner is None or data.outer_cfg != bindings:
       bindings = data.outer_cfg
       found = settings.changed(found, bindings) if bindings else found
       inner = Estimators(found, link, weights, start_key)
     gradient = inner.gradient(weights, estimate_key)
-    make: Any = GradientsFromWorker  # A flax dataclass, opaque to type checkers.
+    make: Callable[..., GradientsFromWorker] = GradientsFromWorker  # Opaque to type checkers.
     link.deliver(
       make(
         outer_trainer_grads=gradient,
-        worker_id=number,
+        worker_id=link.worker,
         total_inner_steps=0,
         metrics={},
         gen_id=data.gen_id,
       )
     )
     inner.resample(weights, resample_key)
+    number += 1
 
 
 class Estimators:
@@ -246,7 +249,12 @@ class WatchedEstimator(gradient_learner.GradientEstimator):
     return self._estimator.init_worker_state(worker_weights, key)
 
   def compute_gradient_estimate(
-    self, worker_weights: Any, key: jax.Array, state: Any, with_summary: bool = False, **options: Any
+    self,
+    worker_weights: Any,
+    key: jax.Array,
+    state: Any,
+    with_summary: bool = False,
+    **options: Any,
   ) -> tuple[gradient_learner.GradientEstimatorOut, Mapping[str, jax.Array]]:
     """Estimates as the estimator does."""
     output, metrics = self._estimator.compute_gradient_estimate(
@@ -260,5 +268,11 @@ class WatchedEstimator(gradient_learner.GradientEstimator):
         self._link.losses.setdefault(name, []).append(float(np.mean(values)))
     else:
       self._link.bad_estimates += 1
-      output = output.replace(unroll_state=self.init_worker_state(worker_weights, key))
+      make: Callable[..., gradient_learner.GradientEstimatorOut] = type(output)
+      output = make(
+        mean_loss=output.mean_loss,
+        grad=output.grad,
+        unroll_state=self.init_worker_state(worker_weights, key),
+        unroll_info=output.unroll_info,
+      )
     return output, metrics

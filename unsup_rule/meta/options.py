@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import gin
 from learned_optimization.learned_optimizers import base as lopt_base
+from learned_optimization.population.population import Mutate
 
 from unsup_rule.errors import UnsupRuleError
 
@@ -99,7 +100,7 @@ class PopulationOptions:
   """
 
   members: Sequence[Sequence[str]] = ()
-  mutator: object = None
+  mutator: Mutate | None = None
   fitness_fn: HeldoutFn | None = None
   evaluate_every_updates: int = 50
 
