@@ -148,7 +148,8 @@ class Remote(Generic[Served]):
     try:
       actor = ray.get_actor(self._name, namespace=NAMESPACE)
       call = actor.call.options(concurrency_group="call", max_task_retries=0)
-      return ray.get(call.remote(method, payload), timeout=seconds), "it has not started"
+      reply: bytes | None = ray.get(call.remote(method, payload), timeout=seconds)  # pyright: ignore
+      return reply, "it has not started"
     except ValueError:
       return None, "there is no such actor"
     except exceptions.GetTimeoutError:

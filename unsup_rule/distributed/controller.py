@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from learned_optimization.population.population import ActiveWorker, Mutate
 from unsup_rule import storage
 from unsup_rule.distributed import actors, history, process
 from unsup_rule.distributed.statistics import Report
+from unsup_rule.meta import library
 
 _STATE = "population.state"
 _KEPT_ROUNDS = 3  # Of theta that members may still be about to load.
@@ -211,8 +212,13 @@ class Membership:
     )
     if found is None and known is None:
       own = self._controller.call(Controller.member, self._member)
-      make: Callable[..., ActiveWorker] = ActiveWorker  # Opaque to type checkers.
-      found = make(None, own.meta_params, own.generation_id, own.step)
+      found = library.make(
+        ActiveWorker,
+        params=None,
+        meta_params=own.meta_params,
+        generation_id=own.generation_id,
+        step=own.step,
+      )
     self._current = found or known
     return found
 

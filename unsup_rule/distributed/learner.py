@@ -6,7 +6,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import jax
@@ -22,7 +22,7 @@ from unsup_rule.distributed.run_files import RunFiles
 from unsup_rule.distributed.server import GradientServer, StopRequested
 from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, curve, settings, summary
+from unsup_rule.meta import checkpoint, curve, library, settings, summary
 
 _LOOK_SECONDS = 0.2
 
@@ -178,8 +178,12 @@ class Learner:
     return self.store.step >= run.num_steps or 0 < run.num_seconds <= self.files.seconds
 
   def _weights(self, generation: str, bindings: Sequence[str] | None) -> DataForWorker:
-    make: Callable[..., DataForWorker] = DataForWorker  # Opaque to type checkers.
-    return make(worker_weights=self.store.worker_weights, gen_id=generation, outer_cfg=bindings)
+    return library.make(
+      DataForWorker,
+      worker_weights=self.store.worker_weights,
+      gen_id=generation,
+      outer_cfg=bindings,
+    )
 
   def _follow_population(self) -> None:
     """Goes on as the member that the population says, where it says something new."""

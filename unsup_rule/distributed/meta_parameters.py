@@ -1,6 +1,6 @@
 """Theta and the state of its optimizer, updated by the library's `GradientLearner`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,9 +10,6 @@ from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.meta import library, outer_step, trees
 from unsup_rule.meta.settings import Settings
-
-
-_Make = Callable[..., gradient_learner.AggregatedGradient]  # Opaque to type checkers.
 
 
 class Update(NamedTuple):
@@ -78,8 +75,8 @@ class MetaParameterStore:
     """Updates theta with the mean of gradients; None where the result would not be finite."""
     losses = np.asarray([gradient.mean_loss for gradient in gradients], np.float32)
     theta_gradient = _mean([gradient.theta_grads for gradient in gradients])
-    make: _Make = gradient_learner.AggregatedGradient
-    mean = make(
+    mean = library.make(
+      gradient_learner.AggregatedGradient,
       theta_grads=theta_gradient,
       theta_model_state=_mean([gradient.theta_model_state for gradient in gradients]),
       mean_loss=losses.mean(),

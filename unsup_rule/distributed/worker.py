@@ -5,7 +5,7 @@ import os
 import pathlib
 import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -16,7 +16,7 @@ from learned_optimization.outer_trainers import gradient_learner
 from unsup_rule.distributed import actors, affinity, identity, process
 from unsup_rule.distributed.server import Contribution, GradientServer, Reply
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import outer_step, settings, streams, trees
+from unsup_rule.meta import library, outer_step, settings, streams, trees
 from unsup_rule.meta.estimators import task_family
 
 
@@ -169,9 +169,9 @@ def work(link: LearnerLink, found: settings.Settings, key: jax.Array) -> NoRetur
       found = settings.changed(found, bindings) if bindings else found
       inner = Estimators(found, link, weights, start_key)
     gradient = inner.gradient(weights, estimate_key)
-    make: Callable[..., GradientsFromWorker] = GradientsFromWorker  # Opaque to type checkers.
     link.deliver(
-      make(
+      library.make(
+        GradientsFromWorker,
         outer_trainer_grads=gradient,
         worker_id=link.worker,
         total_inner_steps=0,
@@ -268,8 +268,8 @@ class WatchedEstimator(gradient_learner.GradientEstimator):
         self._link.losses.setdefault(name, []).append(float(np.mean(values)))
     else:
       self._link.bad_estimates += 1
-      make: Callable[..., gradient_learner.GradientEstimatorOut] = type(output)
-      output = make(
+      output = library.make(
+        type(output),
         mean_loss=output.mean_loss,
         grad=output.grad,
         unroll_state=self.init_worker_state(worker_weights, key),

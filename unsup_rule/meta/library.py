@@ -8,7 +8,7 @@ another single-process loop than the library's own, which does not resume.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gin
 import jax
@@ -20,10 +20,16 @@ from learned_optimization.outer_trainers import gradient_learner as library_lear
 from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
 
+Made = TypeVar("Made")
 # (learned_opt, key, number of estimators) -> that many gradient estimators.
 SampleEstimators = Callable[
   [lopt_base.LearnedOptimizer, jax.Array, int], Sequence[library_learner.GradientEstimator]
 ]
+
+
+def make(kind: Callable[..., Made], **fields: object) -> Made:
+  """Returns one of the library's flax dataclasses, whose fields no type checker sees."""
+  return kind(**fields)
 
 
 def gradient_learner(
