@@ -17,6 +17,7 @@ from unsup_rule.distributed.controller import Controller, Evaluation, Membership
 from unsup_rule.distributed.server import Contribution
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint, library, settings
+from unsup_rule.plugin import distribution as _known_to_gin  # noqa: F401
 
 _MEMBERS = [["Adam.learning_rate = 0.1"], ["Adam.learning_rate = 0.01"]]
 
