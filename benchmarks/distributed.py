@@ -11,19 +11,21 @@ import contextlib
 import json
 import os
 import pathlib
-import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
 
-from unsup_rule.distributed import cluster, courier, identity, launcher
-from unsup_rule.distributed.server import Contribution, Reply
-from unsup_rule.meta import gin_files
+from benchmarks.simulated import SimulatorRole
+from unsup_rule.distributed import actors, cluster, launcher
+from unsup_rule.distributed.server import GradientServer
+from unsup_rule.distributed.statistics import Report
+from unsup_rule.meta import gin_files, settings
 
+Served = actors.Caller[GradientServer]
 _LOOK_SECONDS = 1.0
 _WARM = 3  # Gradients of a worker after which it has compiled what it needs.
 _SIMULATORS = 2  # Processes that stand for all the workers.
@@ -73,25 +75,26 @@ def measure_scaling(
   text = gin_files.parse(
     [config_file], ["run_train.num_steps = 1000000", "run_train.staleness = 8", *bindings]
   )
+  found = settings.read(text)
   rates: dict[int, list[float]] = {1: [], 2: []}
   costs: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
   for n_workers in (1, 2) * repeats:
     with cluster.connected(None, 2) as ray, tempfile.TemporaryDirectory() as folder:
-      launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", n_workers)
+      launch = launcher.Launch(found, pathlib.Path(folder) / "run", n_workers)
       learner, _ = launcher.start(ray, launch)
-      report = courier.Client(launch.server).report
-      first = _until(report, lambda found, n=n_workers: _sending(found) == n)
+      served = actors.Remote[GradientServer](launch.learner)
+      first = _until(served, lambda found, n=n_workers: _sending(found) == n)
       pids = {worker["pid"] for worker in first["workers"].values()}
-      before, cpu_before, began = report(), _cpu_seconds(pids), time.monotonic()
+      before, cpu_before, began = _report(served), _cpu_seconds(pids), time.monotonic()
       time.sleep(seconds)
-      after, cpu_after = report(), _cpu_seconds(pids)
+      after, cpu_after = _report(served), _cpu_seconds(pids)
       n_gradients = after["gradients"] - before["gradients"]
       rate = n_gradients / (time.monotonic() - began)
       rates[n_workers].append(rate)
       workers, everyone = ((new - old) for new, old in zip(cpu_after, cpu_before, strict=True))
       costs[n_workers].append((workers / n_gradients, everyone / n_gradients))
-      courier.Client(launch.server).stop()
-      ray.get(learner.result)
+      served.call(GradientServer.stop)
+      learner.outcome()
     print(f"{n_workers} workers: {rate:.3f} gradients/s", file=sys.stderr, flush=True)
   one, two = (sum(rates[n]) / len(rates[n]) for n in (1, 2))
   alone = sum(workers for workers, _ in costs[1]) / repeats
@@ -124,30 +127,25 @@ def measure_absorption(n_workers: int, seconds: float) -> dict[str, Any]:
     stream.flush()
     text = gin_files.parse([stream.name])
   with cluster.connected(None, _SIMULATORS) as ray, tempfile.TemporaryDirectory() as folder:
-    launch = launcher.Launch(text, (), pathlib.Path(folder) / "run", 0)
+    launch = launcher.Launch(settings.read(text), pathlib.Path(folder) / "run", 0)
     learner, _ = launcher.start(ray, launch)
     share = n_workers // _SIMULATORS
     simulators = [
-      launcher.start_role(
+      launcher.Process(
         ray,
         f"simulator_{index}",
-        "benchmarks.distributed:simulate_workers",
-        {
-          "config_text": text,
-          "server": launch.server,
-          "first": index * share,
-          "number": share,
-        },
+        SimulatorRole(text, (), launch.folder, launch.learner, index * share, share),
       )
       for index in range(_SIMULATORS)
     ]
-    report = courier.Client(launch.server).report
+    served = actors.Remote[GradientServer](launch.learner)
     # Past the first updates, which compile.
-    _until(report, lambda found: found["step"] >= 3 and _sending(found) == n_workers)
-    rate = _rate_over(report, seconds)
-    last = report()
-    courier.Client(launch.server).stop()
-    ray.get([role.result for role in (learner, *simulators)])
+    _until(served, lambda found: found["step"] >= 3 and _sending(found) == n_workers)
+    rate = _rate_over(served, seconds)
+    last = _report(served)
+    served.call(GradientServer.stop)
+    for process in (learner, *simulators):
+      process.outcome()
   return {
     "simulated_workers": n_workers,
     "gradients_per_second": rate,
@@ -158,81 +156,26 @@ def measure_absorption(n_workers: int, seconds: float) -> dict[str, Any]:
   }
 
 
-def simulate_workers(config_text: str, server: str, first: int, number: int) -> None:
-  """Plays many workers, in a process of its own, until the learner sends them home."""
-  import jax
-  import numpy as np
-  import ray
-  from learned_optimization import outer_train
-  from learned_optimization.outer_trainers import gradient_learner
-
-  gin_files.parse_text(config_text)
-  client = courier.Client(server)
-  versions = identity.of_this_process(config_text)
-  incarnation = [client.join(first + index, versions, {}) for index in range(number)]
-  reply = client.exchange(first, incarnation[0])
-  data = pickle.loads(reply.weights)
-  theta = data.worker_weights.theta
-  rng = np.random.default_rng(first)
-  gradient = jax.tree_util.tree_map(
-    lambda leaf: rng.normal(0, 1e-3, np.shape(leaf)).astype(np.float32), theta
-  )
-  # Flax dataclasses, opaque to type checkers.
-  from_worker: Any = outer_train.GradientsFromWorker
-  aggregated: Any = gradient_learner.AggregatedGradient
-  actor = ray.get_actor(server, namespace=courier.NAMESPACE)
-  call = actor.call.options(concurrency_group="call")
-  sent = [0] * number
-  waiting: dict[Any, int] = {}
-
-  def send(index: int, answer: Reply) -> None:
-    contribution = Contribution(
-      number=sent[index],
-      epoch=answer.epoch,
-      step=answer.step,
-      gradient=from_worker(
-        outer_trainer_grads=aggregated(
-          theta_grads=gradient, theta_model_state=None, mean_loss=np.float32(1)
-        ),
-        worker_id=np.asarray(first + index),
-        total_inner_steps=np.asarray(0),
-        metrics={"mean||loss": np.float32(1)},
-        gen_id=data.gen_id,
-      ),
-      losses={"simulated": [1.0]},
-    )
-    sent[index] += 1
-    payload = courier.packed(((first + index, incarnation[index], contribution), {}))
-    waiting[call.remote(server, "exchange", payload)] = index
-
-  for index in range(number):
-    send(index, reply)
-  while waiting:
-    (done,), _ = ray.wait(list(waiting), num_returns=1)
-    index = waiting.pop(done)
-    succeeded, answer = pickle.loads(ray.get(done))
-    if not succeeded:
-      raise answer
-    if answer is not None:
-      send(index, answer)
+def _report(served: Served) -> Report:
+  return served.call(GradientServer.report)
 
 
-def _sending(found: dict[str, Any]) -> int:
+def _sending(found: Report) -> int:
   return sum(worker["gradients"] >= _WARM for worker in found["workers"].values())
 
 
-def _until(report: Any, condition: Any) -> dict[str, Any]:
-  while not condition(found := report()):
+def _until(served: Served, condition: Callable[[Report], bool]) -> Report:
+  while not condition(found := _report(served)):
     time.sleep(_LOOK_SECONDS)
   return found
 
 
-def _rate_over(report: Any, seconds: float) -> float:
+def _rate_over(served: Served, seconds: float) -> float:
   """Gradients a second over the next seconds."""
   began = time.monotonic()
-  first = report()
+  first = _report(served)
   time.sleep(seconds)
-  last = report()
+  last = _report(served)
   return (last["gradients"] - first["gradients"]) / (time.monotonic() - began)
 
 

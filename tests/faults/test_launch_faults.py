@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -102,6 +103,30 @@ def test_kills_cost_little_and_ctrl_c_leaves_a_run_that_goes_on(tmp_path, short_
   theta = checkpoint.load_theta(folder, lopt_base.LearnableAdam().init(jax.random.PRNGKey(0)))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree_util.tree_leaves(theta))
   assert (folder / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_workers_that_gave_up_are_started_again_in_the_same_process(tmp_path):
+  """As after a break of the network that is longer than a call's deadline."""
+  with Launched(tmp_path / "run", "distributed.call_deadline_seconds = 6") as run:
+    before = run.wait(all_workers_send)
+    os.kill(before["pid"], signal.SIGSTOP)
+    time.sleep(9)
+    os.kill(before["pid"], signal.SIGCONT)
+    after = run.wait(
+      lambda status: all(
+        worker["restarts"] >= 1 and worker["gradients"] > before["workers"][index]["gradients"] + 5
+        for index, worker in status["workers"].items()
+      )
+    )
+    assert after["pid"] == before["pid"]
+    assert after["learner_restarts"] == 0
+    for index, worker in after["workers"].items():
+      assert worker["pid"] == before["workers"][index]["pid"]
+      assert worker["core"] == before["workers"][index]["core"]
+    run.interrupt()
+    assert run.finish() == (130, [])
+    assert "to exchange for 6 s" in run.output()
 
 
 @pytest.mark.slow

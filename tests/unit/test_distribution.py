@@ -189,10 +189,10 @@ def test_the_same_key_is_the_same_family_and_settings_the_same_distribution(monk
 
 def test_streams_of_workers_differ_and_are_reproducible():
   keys = {
-    tuple(np.asarray(streams.worker_key(seed, worker, incarnation)).tolist())
+    tuple(np.asarray(streams.worker_key(seed, worker, restart)).tolist())
     for seed in range(3)
     for worker in range(20)
-    for incarnation in range(3)
+    for restart in range(3)
   }
   assert len(keys) == 180
   # Recorded: a worker of an earlier run is reproduced by a later version of this program.

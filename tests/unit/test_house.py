@@ -41,7 +41,6 @@ BEYOND_ARRAYS = {
 }
 REPLACING = {
   "data/tfds_source.py",
-  "distributed/library_loops.py",
   "meta/library.py",
   "meta/shares.py",
 }

@@ -10,7 +10,7 @@ from typing import IO
 from unsup_rule import storage
 
 # Held as long as the process lives; the kernel lets go of the lock however it ends.
-_held: list[IO] = []
+_held: dict[int, IO] = {}
 
 
 def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
@@ -22,8 +22,11 @@ def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
     folder: where the locks are, one file for each core; one of the user's by default.
 
   Returns:
-    The core; None, and nothing changed, where each is taken or the system knows no affinity.
+    The core, the same one if called again; None, and nothing changed, where each is taken or the
+    system knows no affinity.
   """
+  if _held:
+    return next(iter(_held))
   if not hasattr(os, "sched_setaffinity"):
     return None
   folder = folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{os.getuid()}"
@@ -35,7 +38,7 @@ def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
     except OSError:
       stream.close()
       continue
-    _held.append(stream)
+    _held[core] = stream
     for thread in os.listdir("/proc/self/task"):
       with contextlib.suppress(ProcessLookupError):
         os.sched_setaffinity(int(thread), {core})
