@@ -34,22 +34,12 @@ class Evaluation(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ControllerRole:
-  """Serves a population until the process is ended.
-
-  Attributes:
-    config_text: the gin configuration.
-    imports: modules that it needs.
-    folder: of the population.
-  """
-
-  config_text: str
-  imports: Sequence[str]
-  folder: pathlib.Path
+class ControllerRole(process.RunRole):
+  """Serves a population until the process is ended."""
 
   def run(self, serve: actors.Serve) -> None:
     """Serves a `Controller`."""
-    found = process.set_up(self.folder, "controller", self.config_text, self.imports)
+    found = self.set_up("controller")
     options = found.population
     assert options.mutator is not None  # The driver has checked it.
     serve(Controller(options.members, options.mutator, self.folder, found.trainer.seed))

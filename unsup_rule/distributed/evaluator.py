@@ -1,9 +1,7 @@
 """The evaluation worker of a population: measures the fitness of its members' thetas."""
 
 import dataclasses
-import pathlib
 import time
-from collections.abc import Sequence
 
 from unsup_rule.distributed import actors, process
 from unsup_rule.distributed.controller import Controller
@@ -16,25 +14,19 @@ _IDLE_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluatorRole:
+class EvaluatorRole(process.RunRole):
   """Evaluates what members submit, until the process is ended.
 
   Attributes:
-    config_text: the gin configuration.
-    imports: modules that it needs.
-    folder: of the population.
     controller: name of its actor.
   """
 
-  config_text: str
-  imports: Sequence[str]
-  folder: pathlib.Path
   controller: str
 
   def run(self, serve: actors.Serve) -> None:
     """Evaluates."""
     del serve
-    found = process.set_up(self.folder, "evaluator", self.config_text, self.imports)
+    found = self.set_up("evaluator")
     fitness_fn, store = fitness_of(found.population), MetaParameterStore(found)
     controller = actors.Remote[Controller](self.controller)
     while True:

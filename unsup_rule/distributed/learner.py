@@ -35,21 +35,15 @@ class Outcome(TypedDict):
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnerRole:
+class LearnerRole(process.RunRole):
   """Trains, from where the folder's checkpoint left off.
 
   Attributes:
-    config_text: the gin configuration.
-    imports: modules that it needs.
-    folder: of the run.
     n_workers: how many to expect.
     controller: name of the actor of the population that this learner is a member of, or None.
     member: its index there.
   """
 
-  config_text: str
-  imports: Sequence[str]
-  folder: pathlib.Path
   n_workers: int
   controller: str | None = None
   member: int = 0
@@ -61,7 +55,7 @@ class LearnerRole:
       UnsupRuleError: the folder cannot be written or belongs to another configuration, no worker
         sends gradients, or updates are not finite.
     """
-    found = process.set_up(self.folder, "learner", self.config_text, self.imports)
+    found = self.set_up("learner")
     print(f"learner: process {os.getpid()}", flush=True)
     learner = Learner(self.folder, found, self.n_workers)
     if self.controller is not None:

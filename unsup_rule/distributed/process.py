@@ -1,5 +1,6 @@
-"""What every role does first in its process."""
+"""What every role is told, and what it does first in its process."""
 
+import dataclasses
 import pathlib
 import threading
 from collections.abc import Sequence
@@ -13,22 +14,28 @@ from unsup_rule.meta import gin_files, settings
 _reading = threading.Lock()
 
 
-def set_up(
-  folder: pathlib.Path, log: str, config_text: str, imports: Sequence[str]
-) -> settings.Settings:
-  """Sends what is printed to the run's folder, and reads the settings of the run.
+@dataclasses.dataclass(frozen=True)
+class RunRole:
+  """A role in a run.
 
-  A role may be run again in a process that has been through this: gin begins anew.
-
-  Args:
-    folder: of the run.
-    log: name of the process's log.
+  Attributes:
     config_text: the gin configuration.
     imports: modules that it needs.
+    folder: of the run.
   """
-  logs.redirect(folder, log)
-  compilation.cache_on_disk()
-  with _reading:
-    gin.clear_config()
-    gin_files.parse_text(config_text, imports)
-    return settings.read(config_text, imports)
+
+  config_text: str
+  imports: Sequence[str]
+  folder: pathlib.Path
+
+  def set_up(self, log: str) -> settings.Settings:
+    """Sends what is printed to the log of this name, and reads the settings of the run.
+
+    A role may be run again in a process that has been through this: gin begins anew.
+    """
+    logs.redirect(self.folder, log)
+    compilation.cache_on_disk()
+    with _reading:
+      gin.clear_config()
+      gin_files.parse_text(self.config_text, self.imports)
+      return settings.read(self.config_text, self.imports)

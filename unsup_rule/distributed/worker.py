@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import pickle
 import socket
 from collections.abc import Mapping, Sequence
@@ -29,21 +28,15 @@ class WorkerFailedError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkerRole:
+class WorkerRole(process.RunRole):
   """Works for a learner until there is no more to do.
 
   Attributes:
-    config_text: the gin configuration.
-    imports: modules that it needs.
-    folder: of the run, for the log.
     learner: name of the learner's actor.
     worker: index of this worker among the learner's.
     stream: index of its random stream, another one for each worker of a population.
   """
 
-  config_text: str
-  imports: Sequence[str]
-  folder: pathlib.Path
   learner: str
   worker: int
   stream: int
@@ -57,7 +50,7 @@ class WorkerRole:
     """
     del serve
     core = affinity.pin_to_a_free_core()  # First, since XLA's threads follow it.
-    found = process.set_up(self.folder, f"worker_{self.worker}", self.config_text, self.imports)
+    found = self.set_up(f"worker_{self.worker}")
     print(f"worker {self.worker}: process {os.getpid()} on core {core}", flush=True)
     about = {"host": socket.gethostname(), "pid": os.getpid(), "core": core}
     learner = actors.Remote[GradientServer](self.learner, found.distributed.call_deadline_seconds)
