@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.plugin.task import MLPTaskFamily
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.theta import Sizes, init_theta
 from unsup_rule.rule.update import changes
-from unsup_rule.tasks.sampler import Problems
+from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source
 
 
@@ -80,8 +80,8 @@ class Case:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 40)
     images = rng.integers(0, 256, (400, self.side, self.side, 1), dtype=np.uint8)
-    bank = Bank.build("noise", "train", images, labels, [str(i) for i in range(10)], 1 / 255)
-    return MLPTaskFamily(Problems([Source(bank)], batch_size=self.batch), self.hidden)
+    dataset = Dataset.build("noise", "train", images, labels, [str(i) for i in range(10)], 1 / 255)
+    return MLPTaskFamily(TaskSampler([Source(dataset)], batch_size=self.batch), self.hidden)
 
 
 CASES = {

@@ -22,6 +22,7 @@ _HOMES = {
   "RidgeProbe": "unsup_rule.probe",
   "Source": "unsup_rule.tasks.sources",
   "Targets": "unsup_rule.probe",
+  "TaskSampler": "unsup_rule.tasks.sampler",
   "UnsupervisedFeatures": "unsup_rule.features.transformer",
   "UnsupervisedRule": "unsup_rule.plugin.rule",
   "load": "unsup_rule.data",

@@ -11,12 +11,12 @@ from learned_optimization.outer_trainers import gradient_learner, truncation_sch
 from learned_optimization.outer_trainers import test_utils as trainer_test_utils
 from learned_optimization.tasks import test_utils as task_test_utils
 
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import estimators
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.plugin.task import MLPTaskFamily
-from unsup_rule.tasks.sampler import Problems
+from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source
 
 KEY = jax.random.PRNGKey(0)
@@ -29,8 +29,10 @@ def family():
   labels = np.repeat(np.arange(3), 20)
   images = rng.integers(0, 100, (60, 3, 3, 1))
   images[np.arange(60), labels] += 150
-  bank = Bank.build("rows", "train", images.astype(np.uint8), labels, ["a", "b", "c"], 1 / 255)
-  return MLPTaskFamily(Problems([Source(bank)], 8, examples_per_class=4), (5,), 4)
+  dataset = Dataset.build(
+    "rows", "train", images.astype(np.uint8), labels, ["a", "b", "c"], 1 / 255
+  )
+  return MLPTaskFamily(TaskSampler([Source(dataset)], 8, examples_per_class=4), (5,), 4)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_loss_is_the_probe_on_labels_and_activations_are_of_the_unlabelled_batch
 
 
 def test_embedding_of_another_width(rule, theta, family):
-  wide = MLPTaskFamily(family.problems, (5,), 6)
+  wide = MLPTaskFamily(family.sampler, (5,), 6)
   params = wide.task_fn(wide.sample(KEY)).init(KEY)
   message = "the embedding has 6 units but this theta was made for 4; use n_outputs=4"
   with pytest.raises(UnsupRuleError, match=message):

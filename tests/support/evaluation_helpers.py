@@ -1,11 +1,11 @@
-"""Small rules, banks and suites for the tests of the evaluation."""
+"""Small rules, datasets and suites for the tests of the evaluation."""
 
 import pathlib
 
 import jax
 import numpy as np
 
-from unsup_rule.data import Bank
+from unsup_rule.data import Dataset
 from unsup_rule.evaluation.setting import Data, Setting
 from unsup_rule.meta import checkpoint
 from unsup_rule.rule.theta import Sizes, init_theta
@@ -21,7 +21,7 @@ def rule_folder(folder: pathlib.Path, sizes: Sizes = SIZES) -> pathlib.Path:
   return folder
 
 
-def blobs(split: str, each: int = 40, classes: int = 4, labels_seed: int | None = None) -> Bank:
+def blobs(split: str, each: int = 40, classes: int = 4, labels_seed: int | None = None) -> Dataset:
   """Classes far apart in 6x6 images; with `labels_seed` the labels mean nothing."""
   random = np.random.default_rng(len(split))
   labels = np.repeat(np.arange(classes), each)
@@ -29,7 +29,7 @@ def blobs(split: str, each: int = 40, classes: int = 4, labels_seed: int | None 
   images = centres[labels] + random.integers(0, 55, (len(labels), 36))
   if labels_seed is not None:
     labels = np.random.default_rng(labels_seed).permutation(labels)
-  return Bank.build(
+  return Dataset.build(
     "blobs",
     split,
     images.astype(np.uint8).reshape(-1, 6, 6, 1),

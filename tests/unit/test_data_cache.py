@@ -1,4 +1,4 @@
-"""The cache of banks under real faults."""
+"""The cache of datasets under real faults."""
 
 import os
 import pathlib
@@ -12,27 +12,27 @@ import numpy as np
 import pytest
 from fault_helpers import largest_file
 
-from unsup_rule.data import Bank
+from unsup_rule.data import Dataset
 from unsup_rule.data.cache import cached
 
 # 100 kB of pixels, so that a cut or a full disk hits the middle of the arrays.
 _IMAGES = np.random.default_rng(0).integers(0, 256, (1000, 5, 5, 4), np.uint8)
 
 
-def _build() -> Bank:
-  return Bank.build("some", "train", _IMAGES, np.arange(1000) % 3, ["a", "b", "ç"], 1 / 255)
+def _build() -> Dataset:
+  return Dataset.build("some", "train", _IMAGES, np.arange(1000) % 3, ["a", "b", "ç"], 1 / 255)
 
 
-def _never() -> Bank:
+def _never() -> Dataset:
   raise AssertionError("built although it is in the cache")
 
 
-def _assert_same(bank: Bank, other: Bank) -> None:
+def _assert_same(dataset: Dataset, other: Dataset) -> None:
   for field in ("images", "labels", "starts", "counts"):
-    np.testing.assert_array_equal(getattr(bank, field), getattr(other, field))
-    assert getattr(bank, field).dtype == getattr(other, field).dtype
+    np.testing.assert_array_equal(getattr(dataset, field), getattr(other, field))
+    assert getattr(dataset, field).dtype == getattr(other, field).dtype
   for field in ("name", "split", "class_names", "scale"):
-    assert getattr(bank, field) == getattr(other, field)
+    assert getattr(dataset, field) == getattr(other, field)
 
 
 def _only_file(folder: pathlib.Path) -> pathlib.Path:
@@ -40,7 +40,7 @@ def _only_file(folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def test_a_bank_comes_back_as_it_was(tmp_path):
+def test_a_dataset_comes_back_as_it_was(tmp_path):
   cached("key", tmp_path, _build)
   again = cached("key", tmp_path, _never)
   _assert_same(again, _build())
@@ -74,17 +74,17 @@ def test_a_damaged_file_is_rebuilt_with_a_warning(tmp_path, damage):
   whole = path.read_bytes()
   path.write_bytes(damage(whole))
   with pytest.warns(UserWarning, match=f"rebuilding the cache file {path}"):
-    bank = cached("key", tmp_path, _build)
-  _assert_same(bank, _build())
+    dataset = cached("key", tmp_path, _build)
+  _assert_same(dataset, _build())
   assert _only_file(tmp_path).read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
   (tmp_path / "file").write_text("in the way")
   with pytest.warns(UserWarning, match="going on without a data cache: cannot write") as caught:
-    bank = cached("key", tmp_path / "file" / "cache", _build)
+    dataset = cached("key", tmp_path / "file" / "cache", _build)
   assert len(caught) == 1
-  _assert_same(bank, _build())
+  _assert_same(dataset, _build())
 
 
 def test_a_full_disk_leaves_no_half_a_file(tmp_path):
@@ -92,15 +92,15 @@ def test_a_full_disk_leaves_no_half_a_file(tmp_path):
     largest_file(50_000),
     pytest.warns(UserWarning, match="going on without a data cache"),
   ):
-    bank = cached("key", tmp_path, _build)
-  _assert_same(bank, _build())
+    dataset = cached("key", tmp_path, _build)
+  _assert_same(dataset, _build())
   assert list(tmp_path.iterdir()) == []
 
 
 _BUILDER = """
 import pathlib, sys, time
 import numpy as np
-from unsup_rule.data import Bank
+from unsup_rule.data import Dataset
 from unsup_rule.data.cache import cached
 
 folder, me, other = pathlib.Path(sys.argv[1]), *sys.argv[2:]
@@ -113,11 +113,11 @@ def build():
     time.sleep(0.01)
   else:
     raise SystemExit("the other builder never came")
-  return Bank.build("some", "train", np.full((400, 50, 50, 1), 3, np.uint8), np.zeros(400, int),
+  return Dataset.build("some", "train", np.full((400, 50, 50, 1), 3, np.uint8), np.zeros(400, int),
                     ["a"], 1.0)
 
-bank = cached("key", folder / "cache", build)
-assert bank.images.shape == (400, 50, 50, 1) and (bank.images == 3).all()
+dataset = cached("key", folder / "cache", build)
+assert dataset.images.shape == (400, 50, 50, 1) and (dataset.images == 3).all()
 """
 
 
@@ -135,8 +135,8 @@ def test_two_processes_that_build_one_cache_at_once_both_succeed(tmp_path):
   errors = [builder.communicate(timeout=60)[1] for builder in builders]
   assert [builder.returncode for builder in builders] == [0, 0], errors
   _only_file(tmp_path / "cache")
-  bank = cached("key", tmp_path / "cache", _never)
-  assert (bank.images == 3).all()
+  dataset = cached("key", tmp_path / "cache", _never)
+  assert (dataset.images == 3).all()
 
 
 def test_a_killed_builder_leaves_the_cache_usable(tmp_path):

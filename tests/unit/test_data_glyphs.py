@@ -11,7 +11,7 @@ import gin
 import numpy as np
 import pytest
 
-from unsup_rule.data import Bank, faces, glyphs, load
+from unsup_rule.data import Dataset, faces, glyphs, load
 from unsup_rule.errors import UnsupRuleError
 
 _BRIGHT = 128
@@ -27,8 +27,8 @@ def found() -> tuple[faces.Face, ...]:
   return faces.find_faces()
 
 
-def _digest(bank: Bank) -> str:
-  return hashlib.sha256(bank.images.tobytes() + bank.labels.tobytes()).hexdigest()
+def _digest(dataset: Dataset) -> str:
+  return hashlib.sha256(dataset.images.tobytes() + dataset.labels.tobytes()).hexdigest()
 
 
 def test_families_of_one_foundry_share_a_split(found):
@@ -78,8 +78,8 @@ def test_matplotlib_alone_fills_every_split(monkeypatch):
   own = faces.find_faces.__wrapped__()
   monkeypatch.setattr(glyphs, "find_faces", lambda system_fonts: own)
   for split in faces.SPLITS:
-    bank = glyphs.GlyphSource("glyphs/letters", split, 8).render()
-    bank.require_per_class(20)
+    dataset = glyphs.GlyphSource("glyphs/letters", split, 8).render()
+    dataset.require_per_class(20)
 
 
 def test_a_split_without_a_face_says_what_to_install(monkeypatch):
@@ -91,20 +91,20 @@ def test_a_split_without_a_face_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("split", faces.SPLITS)
 @pytest.mark.parametrize("name", glyphs.CHARACTER_SETS)
 def test_every_set_has_examples_enough_for_the_probe(name, split, cache):
-  bank = load(name, split, cache_dir=cache)
-  bank.require_per_class(20)
-  assert bank.class_names == tuple(glyphs.CHARACTER_SETS[name])
-  assert bank.shape == (16, 16, 1)
-  assert bank.images.dtype == np.uint8
-  assert bank.scale == 1 / 255
+  dataset = load(name, split, cache_dir=cache)
+  dataset.require_per_class(20)
+  assert dataset.class_names == tuple(glyphs.CHARACTER_SETS[name])
+  assert dataset.shape == (16, 16, 1)
+  assert dataset.images.dtype == np.uint8
+  assert dataset.scale == 1 / 255
 
 
 def test_glyphs_are_white_on_black_and_fill_the_image(cache):
-  bank = load("glyphs/letters", "train", cache_dir=cache)
-  corners = bank.images[:, [0, 0, -1, -1], [0, -1, 0, -1], 0]
+  dataset = load("glyphs/letters", "train", cache_dir=cache)
+  corners = dataset.images[:, [0, 0, -1, -1], [0, -1, 0, -1], 0]
   assert np.median(corners) == 0
-  assert np.median(bank.images.max((1, 2, 3))) == 255
-  rows = (bank.images[..., 0] > _BRIGHT).any(axis=2)
+  assert np.median(dataset.images.max((1, 2, 3))) == 255
+  rows = (dataset.images[..., 0] > _BRIGHT).any(axis=2)
   height = rows.sum(axis=1)
   assert 10 <= np.median(height) <= 14
   assert (height >= 6).mean() > 0.95
@@ -125,7 +125,7 @@ def test_variants_of_a_glyph_differ_but_stay_alike():
 
 def test_the_letters_of_unseen_typefaces_are_recognised_by_those_of_others(cache):
   train, test = (load("glyphs/letters", split, cache_dir=cache) for split in ("train", "test"))
-  a, b = (bank.images.reshape(len(bank), -1) / 255 for bank in (train, test))
+  a, b = (dataset.images.reshape(len(dataset), -1) / 255 for dataset in (train, test))
   distances = (b**2).sum(1)[:, None] + (a**2).sum(1) - 2 * b @ a.T
   predicted = train.labels[distances.argmin(axis=1)]
   assert (predicted == test.labels).mean() > 0.75  # 1-nearest-neighbour; chance is 0.1.
@@ -133,15 +133,15 @@ def test_the_letters_of_unseen_typefaces_are_recognised_by_those_of_others(cache
 
 @pytest.mark.parametrize("resolution", [8, 14, 32])
 def test_resolution_is_that_asked_for(resolution, cache):
-  bank = load("glyphs/currency", "valid", resolution=resolution, cache_dir=cache)
-  assert bank.shape == (resolution, resolution, 1)
+  dataset = load("glyphs/currency", "valid", resolution=resolution, cache_dir=cache)
+  assert dataset.shape == (resolution, resolution, 1)
 
 
 def test_another_process_draws_the_same_bytes(cache, tmp_path):
   program = (
     "import hashlib, sys; from unsup_rule.data import load\n"
-    "bank = load('glyphs/mathematical', 'train', resolution=14, cache_dir=sys.argv[1])\n"
-    "print(hashlib.sha256(bank.images.tobytes() + bank.labels.tobytes()).hexdigest())\n"
+    "dataset = load('glyphs/mathematical', 'train', resolution=14, cache_dir=sys.argv[1])\n"
+    "print(hashlib.sha256(dataset.images.tobytes() + dataset.labels.tobytes()).hexdigest())\n"
   )
   output = subprocess.run(
     [sys.executable, "-c", program, str(tmp_path)],

@@ -38,19 +38,19 @@ def test_two_moons(tmp_path):
   assert not (train.images == test.images).any()
 
 
-def test_a_bank_in_use_is_shared_and_other_arguments_give_another(tmp_path):
-  bank = load("digits", "train", cache_dir=tmp_path)
-  assert load("digits", "train", cache_dir=tmp_path) is bank
-  assert load("digits", "test", cache_dir=tmp_path) is not bank
+def test_a_dataset_in_use_is_shared_and_other_arguments_give_another(tmp_path):
+  dataset = load("digits", "train", cache_dir=tmp_path)
+  assert load("digits", "train", cache_dir=tmp_path) is dataset
+  assert load("digits", "test", cache_dir=tmp_path) is not dataset
   assert load("digits", "train", resolution=4, cache_dir=tmp_path).shape == (4, 4, 1)
 
 
 def test_resize_methods_are_passed_on(tmp_path):
-  bank = load("digits", "train", cache_dir=tmp_path)
+  dataset = load("digits", "train", cache_dir=tmp_path)
   half = load("digits", "train", resolution=4, cache_dir=tmp_path)
-  np.testing.assert_array_equal(half.images, bank.images[:, ::2, ::2])
+  np.testing.assert_array_equal(half.images, dataset.images[:, ::2, ::2])
   area = load("digits", "train", resolution=4, resize="area", cache_dir=tmp_path)
-  np.testing.assert_array_equal(area.images, bank.resized(4, "area").images)
+  np.testing.assert_array_equal(area.images, dataset.resized(4, "area").images)
 
 
 def test_the_second_load_reads_the_cache(tmp_path, monkeypatch):

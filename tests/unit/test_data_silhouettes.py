@@ -6,7 +6,7 @@ import pytest
 from unsup_rule.data import faces, load
 from unsup_rule.data.silhouettes import SilhouetteSource
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks.sources import check_apart
+from unsup_rule.tasks.sources import check_disjoint
 
 SMALL = {"families": 6, "classes": 4, "examples": 12}
 
@@ -15,17 +15,17 @@ def render(split="train", resolution=14, **settings):
   return SilhouetteSource("silhouettes", split, resolution, **(SMALL | settings)).render()
 
 
-def pixels(bank) -> np.ndarray:
-  return bank.images.reshape(len(bank), -1).astype(float)
+def pixels(dataset) -> np.ndarray:
+  return dataset.images.reshape(len(dataset), -1).astype(float)
 
 
-def test_layout_of_the_bank():
-  bank = render()
-  assert bank.images.shape == (6 * 4 * 12, 14, 14, 1)
-  assert bank.images.dtype == np.uint8
-  assert bank.class_names[:5] == ("0.0", "0.1", "0.2", "0.3", "1.0")
-  assert set(bank.counts) == {12}
-  np.testing.assert_array_equal(bank.images, render().images)
+def test_layout_of_the_dataset():
+  dataset = render()
+  assert dataset.images.shape == (6 * 4 * 12, 14, 14, 1)
+  assert dataset.images.dtype == np.uint8
+  assert dataset.class_names[:5] == ("0.0", "0.1", "0.2", "0.3", "1.0")
+  assert set(dataset.counts) == {12}
+  np.testing.assert_array_equal(dataset.images, render().images)
 
 
 def test_the_first_shape_is_drawn_as_recorded():
@@ -88,9 +88,9 @@ def test_light_tells_nothing_of_the_class():
 
 
 def test_loads_by_name_and_fits_the_probe(tmp_path):
-  bank = load("silhouettes", "valid", resolution=8, cache_dir=tmp_path)
-  assert bank.n_classes == 192
-  bank.require_per_class(20)
+  dataset = load("silhouettes", "valid", resolution=8, cache_dir=tmp_path)
+  assert dataset.n_classes == 192
+  dataset.require_per_class(20)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,6 @@ def test_impossible_settings(settings, message):
 
 def test_other_splits_may_be_evaluated_on():
   trained = {"name": "silhouettes"}
-  check_apart([trained], [{"name": "silhouettes", "split": "valid"}])
+  check_disjoint([trained], [{"name": "silhouettes", "split": "valid"}])
   with pytest.raises(UnsupRuleError, match="both trained and evaluated on"):
-    check_apart([trained], [{"name": "silhouettes", "classes": (0, 1)}])
+    check_disjoint([trained], [{"name": "silhouettes", "classes": (0, 1)}])

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from unsup_rule.data import Bank, load, tfds_source
+from unsup_rule.data import Dataset, load, tfds_source
 from unsup_rule.errors import UnsupRuleError
 
 # Importing TensorFlow takes ten seconds.
@@ -112,29 +112,29 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 
 def test_images_come_with_their_classes(data_dir, tmp_path):
-  bank = load("unsup_rule_colours", "train", data_dir=data_dir, cache_dir=tmp_path)
-  assert bank.class_names == ("red", "green", "blue")
-  assert bank.counts.tolist() == [10, 10, 10]
-  assert bank.shape == (4, 6, 3)
+  dataset = load("unsup_rule_colours", "train", data_dir=data_dir, cache_dir=tmp_path)
+  assert dataset.class_names == ("red", "green", "blue")
+  assert dataset.counts.tolist() == [10, 10, 10]
+  assert dataset.shape == (4, 6, 3)
   for c, colour in enumerate(_COLOURS.values()):
-    examples = bank.images[bank.starts[c] :][: bank.counts[c]]
+    examples = dataset.images[dataset.starts[c] :][: dataset.counts[c]]
     assert (np.abs(examples.astype(int) - colour) <= 2).all()
-  assert bank.images.dtype == np.uint8
-  assert bank.scale == 1 / 255
+  assert dataset.images.dtype == np.uint8
+  assert dataset.scale == 1 / 255
 
 
 def test_slices_grey_and_resolution(data_dir, tmp_path):
-  bank = load(
+  dataset = load(
     "unsup_rule_colours", "train[:50%]", resolution=2, grey=True, data_dir=data_dir,
     cache_dir=tmp_path,
   )  # fmt: skip
-  assert len(bank) == 15
-  assert bank.shape == (2, 2, 1)
-  assert set(np.unique(bank.images[bank.labels == 0])) <= {75, 76, 77}
+  assert len(dataset) == 15
+  assert dataset.shape == (2, 2, 1)
+  assert set(np.unique(dataset.images[dataset.labels == 0])) <= {75, 76, 77}
 
 
 def test_texts_become_counts_of_training_words(data_dir, tmp_path):
-  def counts(split: str, vocabulary: int) -> Bank:
+  def counts(split: str, vocabulary: int) -> Dataset:
     return load(
       "unsup_rule_reviews", split, vocabulary=vocabulary, data_dir=data_dir, cache_dir=tmp_path
     )
@@ -186,7 +186,11 @@ def test_a_set_is_read_once_and_again_when_prepared_anew(data_dir, tmp_path, mon
     info.write_text(before)
 
 
-def _real(name: str, split: str, cache_dir: pathlib.Path) -> Bank:
+def _of_class(dataset, c):
+  return dataset.images[dataset.starts[c] :][: dataset.counts[c]]
+
+
+def _real(name: str, split: str, cache_dir: pathlib.Path) -> Dataset:
   folder = tfds_source.data_folder(None) / name
   if not any(folder.rglob("dataset_info.json")):
     pytest.skip(f"data set {name} is not prepared in {folder.parent} (set TFDS_DATA_DIR)")
@@ -202,30 +206,35 @@ def _real(name: str, split: str, cache_dir: pathlib.Path) -> Bank:
   ],
 )
 def test_real_images(name, size, shape, per_class, tmp_path):
-  bank = _real(name, "test", tmp_path)
-  assert len(bank) == size
-  assert bank.shape == shape
-  assert (bank.counts.min(), bank.counts.max()) == per_class
-  assert [bank.images.min(), bank.images.max()] == [0, 255]
-  small = bank.resized(14)
+  dataset = _real(name, "test", tmp_path)
+  assert len(dataset) == size
+  assert dataset.shape == shape
+  assert (dataset.counts.min(), dataset.counts.max()) == per_class
+  assert [dataset.images.min(), dataset.images.max()] == [0, 255]
+  small = dataset.resized(14)
   if name != "cifar10":
-    np.testing.assert_array_equal(small.images, bank.images[:, ::2, ::2])
+    np.testing.assert_array_equal(small.images, dataset.images[:, ::2, ::2])
   assert os.listdir(tmp_path)
 
 
 def test_real_mnist_classes_are_the_digits(tmp_path):
   # A mean 1 has ink in the middle column and none at the sides; a mean 0 has none in the middle.
-  bank = _real("mnist", "test", tmp_path)
-  zero, one = (bank.images[bank.starts[c] :][: bank.counts[c], ..., 0].mean(axis=0) for c in (0, 1))
+  dataset = _real("mnist", "test", tmp_path)
+  zero, one = (
+    dataset.images[dataset.starts[c] :][: dataset.counts[c], ..., 0].mean(axis=0) for c in (0, 1)
+  )
   assert one[14, 14] > 150 > zero[14, 14] * 5
   assert zero[14, 7] > 50 > one[14, 7]
 
 
 def test_real_reviews_have_telling_words(tmp_path):
-  bank = _real("imdb_reviews", "train", tmp_path)
-  assert bank.shape == (1, 1, 1000)
-  assert len(bank) > 20_000
-  rates = [(bank.images[bank.starts[c] :][: bank.counts[c], 0, 0] > 0).mean(axis=0) for c in (0, 1)]
+  dataset = _real("imdb_reviews", "train", tmp_path)
+  assert dataset.shape == (1, 1, 1000)
+  assert len(dataset) > 20_000
+  rates = [
+    (dataset.images[dataset.starts[c] :][: dataset.counts[c], 0, 0] > 0).mean(axis=0)
+    for c in (0, 1)
+  ]
   # The commonest word is "the", in nearly every review of either class; others tell them apart.
   assert min(rates[0][0], rates[1][0]) > 0.95
   assert np.abs(rates[0] - rates[1]).max() > 0.1

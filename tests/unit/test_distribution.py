@@ -6,31 +6,31 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unsup_rule.data import Bank
+from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import streams
 from unsup_rule.plugin import distribution as distribution_module
 from unsup_rule.plugin.distribution import TaskDistribution
 from unsup_rule.tasks.augment import Augmentation
-from unsup_rule.tasks.sampler import Problems
-from unsup_rule.tasks.sources import DataSet, Source, check_apart
+from unsup_rule.tasks.sampler import TaskSampler
+from unsup_rule.tasks.sources import DatasetSpec, Source, check_disjoint
 
 _N = 10_000
 _LEAST_P = 1e-3  # Of a chi-square test; the seed is fixed, so it holds or it does not.
 
 
-def _bank(name="bank", n_classes=6, per_class=40, side=4, seed=0):
+def _dataset(name="dataset", n_classes=6, per_class=40, side=4, seed=0):
   """Every pixel of an example of class c lies in 20 c .. 20 c + 9."""
   rng = np.random.default_rng(seed)
   labels = np.repeat(np.arange(n_classes), per_class)
   images = 20 * labels[:, None, None, None] + rng.integers(0, 10, (len(labels), side, side, 1))
   names = [f"class {c}" for c in range(n_classes)]
-  return Bank.build(name, "train", images.astype(np.uint8), labels, names, 1 / 255)
+  return Dataset.build(name, "train", images.astype(np.uint8), labels, names, 1 / 255)
 
 
-def _sampled(problems, n=_N, seed=0):
+def _sampled(sampler, n=_N, seed=0):
   keys = jax.random.split(jax.random.PRNGKey(seed), n)
-  return jax.tree.map(np.asarray, jax.jit(jax.vmap(problems.sample))(keys))
+  return jax.tree.map(np.asarray, jax.jit(jax.vmap(sampler.sample))(keys))
 
 
 def _assert_distributed(counts, expected):
@@ -41,14 +41,14 @@ def _assert_distributed(counts, expected):
 
 @pytest.fixture(scope="module")
 def two_sources():
-  first = Source(_bank("first", 6), (2, 4), 3.0, Augmentation(rotation=90.0, noise=0.2))
+  first = Source(_dataset("first", 6), (2, 4), 3.0, Augmentation(rotation=90.0, noise=0.2))
   second = Source(
-    _bank("second", 3, per_class=60),
+    _dataset("second", 3, per_class=60),
     (3,),
     1.0,
     Augmentation(shift=2.0, shift_probability=0.25),
   )
-  return Problems([first, second], batch_size=8, examples_per_class=2)
+  return TaskSampler([first, second], batch_size=8, examples_per_class=2)
 
 
 def test_sources_by_weight_ways_and_classes_evenly(two_sources):
@@ -72,14 +72,14 @@ def test_sources_by_weight_ways_and_classes_evenly(two_sources):
 def test_augmentation_laws_by_their_probabilities(two_sources):
   drawn = _sampled(two_sources)
   first = drawn.source == 0
-  np.testing.assert_allclose(drawn.law.rotation, np.where(first, np.pi / 2, 0), rtol=1e-6)
-  np.testing.assert_allclose(drawn.law.noise, np.where(first, 0.2, 0), rtol=1e-6)
-  shifted = drawn.law.shift[~first]
+  np.testing.assert_allclose(drawn.augmentation.rotation, np.where(first, np.pi / 2, 0), rtol=1e-6)
+  np.testing.assert_allclose(drawn.augmentation.noise, np.where(first, 0.2, 0), rtol=1e-6)
+  shifted = drawn.augmentation.shift[~first]
   assert set(np.unique(shifted)) == {0.0, 2.0}
   _assert_distributed(
     [np.sum(shifted == 2), np.sum(shifted == 0)], [len(shifted) / 4, len(shifted) * 3 / 4]
   )
-  assert (drawn.law.shift[first] == 0).all()
+  assert (drawn.augmentation.shift[first] == 0).all()
 
 
 def test_permutations_are_even_and_of_all_inputs(two_sources):
@@ -92,47 +92,47 @@ def test_permutations_are_even_and_of_all_inputs(two_sources):
 def test_one_permutation_a_task_for_all_that_it_draws():
   """Each pixel of these images is its own place, so a batch shows the permutation."""
   places = np.broadcast_to(np.arange(16, dtype=np.uint8).reshape(4, 4, 1), (40, 4, 4, 1))
-  bank = Bank.build("places", "train", places, np.repeat([0, 1], 20), ["a", "b"], 1.0)
-  problems = Problems([Source(bank)], batch_size=8, examples_per_class=2)
-  problem, other = (problems.sample(jax.random.PRNGKey(seed)) for seed in (0, 1))
-  rows = [problems.unlabelled(problem, jax.random.PRNGKey(seed)) for seed in range(3)]
-  rows += [problems.labelled(problem, jax.random.PRNGKey(seed))[0] for seed in range(3)]
+  dataset = Dataset.build("places", "train", places, np.repeat([0, 1], 20), ["a", "b"], 1.0)
+  sampler = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2)
+  task, other = (sampler.sample(jax.random.PRNGKey(seed)) for seed in (0, 1))
+  rows = [sampler.unlabelled(task, jax.random.PRNGKey(seed)) for seed in range(3)]
+  rows += [sampler.labelled(task, jax.random.PRNGKey(seed))[0] for seed in range(3)]
   seen = np.concatenate(rows)
-  assert (seen == np.asarray(problem.permutation)).all()
+  assert (seen == np.asarray(task.permutation)).all()
   assert (seen[0] != np.arange(16)).any()
-  assert (np.asarray(other.permutation) != np.asarray(problem.permutation)).any()
-  plain = Problems([Source(bank)], batch_size=8, examples_per_class=2, permute=False)
+  assert (np.asarray(other.permutation) != np.asarray(task.permutation)).any()
+  plain = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2, permute=False)
   x = plain.unlabelled(plain.sample(jax.random.PRNGKey(0)), jax.random.PRNGKey(1))
   assert (np.asarray(x) == np.arange(16)).all()
 
 
 def test_a_share_of_the_problems_may_be_permuted():
   places = np.broadcast_to(np.arange(16, dtype=np.uint8).reshape(4, 4, 1), (40, 4, 4, 1))
-  bank = Bank.build("places", "train", places, np.repeat([0, 1], 20), ["a", "b"], 1.0)
-  problems = Problems([Source(bank)], batch_size=8, examples_per_class=2, permute=0.7)
+  dataset = Dataset.build("places", "train", places, np.repeat([0, 1], 20), ["a", "b"], 1.0)
+  sampler = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2, permute=0.7)
   keys = jax.random.split(jax.random.PRNGKey(0), 1000)
-  permutations = np.asarray(jax.vmap(problems.sample)(keys).permutation)
+  permutations = np.asarray(jax.vmap(sampler.sample)(keys).permutation)
   permuted = (permutations != np.arange(16)).any(1)
   assert permuted.mean() == pytest.approx(0.7, abs=0.05)  # 3.4 standard errors
-  every = Problems([Source(bank)], batch_size=8, examples_per_class=2)
+  every = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2)
   drawn = np.asarray(jax.vmap(every.sample)(keys).permutation)
   np.testing.assert_array_equal(permutations[permuted], drawn[permuted])
   with pytest.raises(UnsupRuleError, match=r"permute is 1\.5; give a share from 0 to 1"):
-    Problems([Source(bank)], batch_size=8, examples_per_class=2, permute=1.5)
+    TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2, permute=1.5)
 
 
 def test_examples_are_of_the_classes_of_the_problem(two_sources):
   for seed in range(20):
-    problem_key, key = jax.random.split(jax.random.PRNGKey(seed))
-    problem = two_sources.sample(problem_key)
-    problem = problem.replace(law=jax.tree.map(jnp.zeros_like, problem.law))
-    allowed = np.asarray(problem.classes)[: int(problem.ways)] - (6 if problem.source else 0)
-    x = np.asarray(two_sources.unlabelled(problem, key)) * 255
+    task_key, key = jax.random.split(jax.random.PRNGKey(seed))
+    task = two_sources.sample(task_key)
+    task = task.replace(augmentation=jax.tree.map(jnp.zeros_like, task.augmentation))
+    allowed = np.asarray(task.classes)[: int(task.ways)] - (6 if task.source else 0)
+    x = np.asarray(two_sources.unlabelled(task, key)) * 255
     assert set(np.unique(np.round(x) // 20)) <= set(allowed)
-    x, train, test = two_sources.labelled(problem, key)
+    x, train, test = two_sources.labelled(task, key)
     labels = np.concatenate([train.labels, test.labels])
     np.testing.assert_array_equal(np.round(x[:, 0] * 255) // 20, allowed[labels])
-    assert np.ptp(np.bincount(train.labels, minlength=int(problem.ways))) <= 1
+    assert np.ptp(np.bincount(train.labels, minlength=int(task.ways))) <= 1
     rows = {tuple(row) for row in np.asarray(x).tolist()}
     assert len(rows) == len(x)  # Train and test share no example.
 
@@ -140,7 +140,7 @@ def test_examples_are_of_the_classes_of_the_problem(two_sources):
 def _fake_sets(monkeypatch):
   def load(name, split, *, resolution=None, grey=False):
     del split, grey
-    return _bank(name, per_class=60, side=resolution or 6)
+    return _dataset(name, per_class=60, side=resolution or 6)
 
   monkeypatch.setattr("unsup_rule.tasks.sources.load", load)
 
@@ -161,15 +161,15 @@ def test_families_by_weight_resolution_and_architecture(monkeypatch):
   families = [
     distribution.sample(key) for key in np.asarray(jax.random.split(jax.random.PRNGKey(0), _N))
   ]
-  inputs = np.asarray([family.problems.n_inputs for family in families])
+  inputs = np.asarray([family.sampler.n_inputs for family in families])
   _assert_distributed([np.sum(inputs == n) for n in (16, 25, 36)], [_N / 6, _N * 2 / 6, _N * 3 / 6])
   hidden = [family.mlp.hidden for family in families]
   architectures = [(w,) * d for d in (1, 2) for w in (3, 4, 5)]
   _assert_distributed([hidden.count(one) for one in architectures], [_N / 6] * 6)
   assert len({id(family) for family in families}) == 3 * 6
-  middle = next(family for family in families if family.problems.n_inputs == 25)
+  middle = next(family for family in families if family.sampler.n_inputs == 25)
   assert middle.source_names == ("a", "b")
-  _assert_distributed(np.bincount(_sampled(middle.problems).source), [_N / 2, _N / 2])
+  _assert_distributed(np.bincount(_sampled(middle.sampler).source), [_N / 2, _N / 2])
 
 
 def test_the_same_key_is_the_same_family_and_settings_the_same_distribution(monkeypatch):
@@ -202,11 +202,11 @@ def test_streams_of_workers_differ_and_are_reproducible():
 
 def test_words_are_presence_unless_counts_are_asked_for(monkeypatch):
   counts = np.array([[0, 3, 255], [1, 0, 2]], np.uint8)
-  texts = Bank.build("texts", "train", counts, np.array([0, 1]), ["bad", "good"], 1.0)
+  texts = Dataset.build("texts", "train", counts, np.array([0, 1]), ["bad", "good"], 1.0)
   monkeypatch.setattr("unsup_rule.tasks.sources.load", lambda *args, **kwargs: texts)
-  shown = DataSet("texts").bank().images[:, 0, 0]
+  shown = DatasetSpec("texts").dataset().images[:, 0, 0]
   assert shown.tolist() == [[0, 1, 1], [1, 0, 1]]
-  assert DataSet("texts", words="counts").bank().images[:, 0, 0].tolist() == counts.tolist()
+  assert DatasetSpec("texts", words="counts").dataset().images[:, 0, 0].tolist() == counts.tolist()
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,14 @@ def test_words_are_presence_unless_counts_are_asked_for(monkeypatch):
 def test_bad_settings_are_one_line(settings, message, tmp_path, monkeypatch):
   monkeypatch.setenv("UNSUP_RULE_CACHE", str(tmp_path))
   with pytest.raises(UnsupRuleError) as error:
-    TaskDistribution([settings]).problems  # noqa: B018  A property that loads the data.
+    TaskDistribution([settings]).samplers  # noqa: B018  A property that loads the data.
   assert message in str(error.value).splitlines()[0]  # Gin adds lines, which the program drops.
 
 
 def test_too_few_examples_of_a_class(tmp_path, monkeypatch):
   monkeypatch.setenv("UNSUP_RULE_CACHE", str(tmp_path))
   with pytest.raises(UnsupRuleError, match="only 87 examples of class '8', the probe draws 100"):
-    TaskDistribution([{"name": "digits", "ways": (10, 2)}]).problems  # noqa: B018
+    TaskDistribution([{"name": "digits", "ways": (10, 2)}]).samplers  # noqa: B018
 
 
 @pytest.mark.parametrize("empty", ["sources", "depths", "widths", "nonlinearities"])
@@ -263,7 +263,7 @@ def test_empty_lists_name_what_is_empty(empty):
 )
 def test_sets_that_are_trained_and_evaluated_on_are_refused(trained, evaluated):
   with pytest.raises(UnsupRuleError, match="is both trained and evaluated on"):
-    check_apart(["two_moons", trained], ["digits", evaluated])
+    check_disjoint(["two_moons", trained], ["digits", evaluated])
 
 
 @pytest.mark.parametrize(
@@ -275,4 +275,4 @@ def test_sets_that_are_trained_and_evaluated_on_are_refused(trained, evaluated):
   ],
 )
 def test_sets_that_are_apart_are_allowed(trained, evaluated):
-  check_apart([trained], [evaluated])
+  check_disjoint([trained], [evaluated])

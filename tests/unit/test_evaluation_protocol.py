@@ -21,10 +21,10 @@ ALONE = sorted(set(QUICK) - {"prototypes"})  # which read a data set of their ow
 
 @pytest.fixture
 def blob_data(monkeypatch):
-  """Serves blobs as the data set; tests put other banks in."""
-  banks = {"train": blobs("train"), "test": blobs("test")}
-  monkeypatch.setattr(Data, "bank", lambda self, split: banks[split])
-  return banks
+  """Serves blobs as the data set; tests put other datasets in."""
+  datasets = {"train": blobs("train"), "test": blobs("test")}
+  monkeypatch.setattr(Data, "dataset", lambda self, split: datasets[split])
+  return datasets
 
 
 def measured(method, folder=None, **changes):
@@ -36,24 +36,24 @@ def test_mean_and_standard_error():
 
 
 def test_draws_hold_each_class_equally_and_no_example_twice():
-  bank = blobs("test", each=20)  # exactly enough, so every example is drawn
-  episodes, truth_DxK = protocol.draw(bank, setting(permute=False), 0)
+  dataset = blobs("test", each=20)  # exactly enough, so every example is drawn
+  episodes, truth_DxK = protocol.draw(dataset, setting(permute=False), 0)
   assert episodes.x_DxExP.shape == (3, 80, 36)
   for labels in (*episodes.labels_DxK, *truth_DxK):
     assert np.bincount(labels).tolist() == [10] * 4
-  scaled = bank.images.reshape(80, 36).astype(np.float32) * np.float32(1 / 255)
+  scaled = dataset.images.reshape(80, 36).astype(np.float32) * np.float32(1 / 255)
   everything = np.unique(scaled, axis=0)
   for x_ExP in episodes.x_DxExP:
     np.testing.assert_array_equal(np.unique(x_ExP, axis=0), everything)
 
 
 def test_each_seed_permutes_anew_and_alike_for_all_methods():
-  bank = blobs("test")
-  first, again, other = (protocol.draw(bank, setting(), i)[0] for i in (0, 0, 1))
+  dataset = blobs("test")
+  first, again, other = (protocol.draw(dataset, setting(), i)[0] for i in (0, 0, 1))
   np.testing.assert_array_equal(first.x_DxExP, again.x_DxExP)
   assert sorted(first.permutation) == list(range(36))
   assert not np.array_equal(first.permutation, other.permutation)
-  natural = protocol.draw(bank, setting(permute=False), 0)[0]
+  natural = protocol.draw(dataset, setting(permute=False), 0)[0]
   np.testing.assert_array_equal(natural.x_DxExP[..., first.permutation], first.x_DxExP)
 
 
@@ -117,8 +117,8 @@ def test_the_rule_trains_on_the_train_split(blob_data, tmp_path):
   rule, _ = provenance.load_rule(rule_folder(tmp_path / "rule"))
   assert rule.sizes == SIZES
   weights = []
-  for split, bank in ((None, None), ("test", blobs("test+")), ("train", blobs("train+"))):
-    blob_data.update({split: bank} if split else {})
+  for split, dataset in ((None, None), ("test", blobs("test+")), ("train", blobs("train+"))):
+    blob_data.update({split: dataset} if split else {})
     measured(rule, tmp_path, steps=(0, 3))
     with np.load(runner.arrays_path(tmp_path, Cell("x", rule, setting(), {}).key)) as arrays:
       assert arrays["labels"].shape == (3 * 80,)

@@ -1,4 +1,4 @@
-"""Problems drawn from banks, augmentation, and the settings of data sets."""
+"""Tasks drawn from datasets, augmentation, and the settings of data sets."""
 
 import collections
 
@@ -7,34 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.tasks.augment import KINDS, Augmentation, Law, augment
-from unsup_rule.tasks.sampler import Problems
-from unsup_rule.tasks.sources import DataSet, Source, check_apart
+from unsup_rule.tasks.augment import KINDS, Augmentation, AugmentationParams, augment
+from unsup_rule.tasks.sampler import TaskSampler
+from unsup_rule.tasks.sources import DatasetSpec, Source, check_disjoint
 
 COUNTS = (12, 15, 16, 13)
 
 
-def bank(counts=COUNTS, name="numbers", start=0, shape=(2, 2, 1), scale=1.0):
+def dataset(counts=COUNTS, name="numbers", start=0, shape=(2, 2, 1), scale=1.0):
   """Examples whose first pixel is their number, the others 1000 n + number; floats, unscaled."""
   n = sum(counts)
   number = start + np.arange(n, dtype=np.float32)
   pixels = [number + 1000 * i for i in range(int(np.prod(shape)))]
   images = np.stack(pixels, axis=1).reshape(n, *shape)
   labels = np.repeat(np.arange(len(counts)), counts)
-  return Bank.build(
+  return Dataset.build(
     name, "train", images, labels, [f"class {c}" for c in range(len(counts))], scale
   )
 
 
 def source(*arguments, ways=(), weight=1.0, augmentation=None, **options):
-  return Source(bank(*arguments, **options), ways, weight, augmentation or Augmentation())
+  return Source(dataset(*arguments, **options), ways, weight, augmentation or Augmentation())
 
 
-def numbers(problem, x):
+def numbers(task, x):
   """The examples' numbers, by undoing the permutation."""
-  first = int(np.argmax(np.asarray(problem.permutation) == 0))
+  first = int(np.argmax(np.asarray(task.permutation) == 0))
   return np.asarray(x)[:, first].astype(int)
 
 
@@ -43,18 +43,18 @@ def class_of(number):
 
 
 @pytest.fixture(scope="module")
-def problems():
-  return Problems([source(ways=(2, 3))], batch_size=40, examples_per_class=3)
+def sampler():
+  return TaskSampler([source(ways=(2, 3))], batch_size=40, examples_per_class=3)
 
 
 @pytest.fixture(scope="module")
-def draw(problems):
+def draw(sampler):
   """key -> (problem, labelled draw, unlabelled draw), compiled once."""
 
   @jax.jit
   def draw(key):
-    problem = problems.sample(key)
-    return problem, problems.labelled(problem, key), problems.unlabelled(problem, key)
+    task = sampler.sample(key)
+    return task, sampler.labelled(task, key), sampler.unlabelled(task, key)
 
   return draw
 
@@ -66,9 +66,9 @@ def test_ways_and_classes(draw, strict):
   ways = collections.Counter()
   chosen = collections.Counter()
   for seed in SEEDS:
-    problem = draw(jax.random.PRNGKey(seed))[0]
-    n = int(problem.ways)
-    classes = np.asarray(problem.classes)[:n].tolist()
+    task = draw(jax.random.PRNGKey(seed))[0]
+    n = int(task.ways)
+    classes = np.asarray(task.classes)[:n].tolist()
     assert len(set(classes)) == n
     assert set(classes) <= set(range(4))
     ways[n] += 1
@@ -80,25 +80,25 @@ def test_ways_and_classes(draw, strict):
 
 def test_labelled_draw(draw, strict):
   for seed in SEEDS:
-    problem, (x, train, test), _ = draw(jax.random.PRNGKey(seed))
-    n = int(problem.ways)
+    task, (x, train, test), _ = draw(jax.random.PRNGKey(seed))
+    n = int(task.ways)
     assert x.shape == (18, 4)
-    drawn = numbers(problem, x)
+    drawn = numbers(task, x)
     assert len(set(drawn)) == 18, "train and test share an example"
     for targets, half in ((train, drawn[:9]), (test, drawn[9:])):
       labels = np.asarray(targets.labels)
       each = np.bincount(labels, minlength=n)
       assert len(each) == n
       assert max(each) - min(each) <= 1
-      np.testing.assert_array_equal(np.asarray(problem.classes)[labels], class_of(half))
+      np.testing.assert_array_equal(np.asarray(task.classes)[labels], class_of(half))
       assert targets.regression.shape == (9, 0)
 
 
 def test_labelled_draws_reach_every_example(draw, strict):
   seen = set()
   for seed in SEEDS:
-    problem, (x, _, _), _ = draw(jax.random.PRNGKey(seed))
-    seen.update(numbers(problem, x).tolist())
+    task, (x, _, _), _ = draw(jax.random.PRNGKey(seed))
+    seen.update(numbers(task, x).tolist())
   assert len(seen) == sum(COUNTS)
 
 
@@ -109,10 +109,10 @@ def test_labels_are_shuffled(draw, strict):
 
 def test_unlabelled_draw(draw, strict):
   for seed in range(5):
-    problem, _, x = draw(jax.random.PRNGKey(seed))
+    task, _, x = draw(jax.random.PRNGKey(seed))
     assert x.shape == (40, 4)
-    classes = class_of(numbers(problem, x))
-    assert set(classes) == set(np.asarray(problem.classes)[: int(problem.ways)].tolist())
+    classes = class_of(numbers(task, x))
+    assert set(classes) == set(np.asarray(task.classes)[: int(task.ways)].tolist())
     # Classes are as likely as each other: 40 draws, 20 or 13 a class expected.
     assert np.bincount(classes).max() < 32
 
@@ -120,10 +120,10 @@ def test_unlabelled_draw(draw, strict):
 def test_one_permutation_a_problem(draw, strict):
   permutations = set()
   for seed in SEEDS:
-    problem, (x, _, _), unlabelled = draw(jax.random.PRNGKey(seed))
-    permutation = np.asarray(problem.permutation)
+    task, (x, _, _), unlabelled = draw(jax.random.PRNGKey(seed))
+    permutation = np.asarray(task.permutation)
     for rows in (x, unlabelled):
-      expected = numbers(problem, rows)[:, None] + 1000 * permutation[None, :]
+      expected = numbers(task, rows)[:, None] + 1000 * permutation[None, :]
       np.testing.assert_array_equal(rows, expected)
     permutations.add(tuple(permutation.tolist()))
   assert len(permutations) > 10  # of 24
@@ -135,14 +135,14 @@ def test_same_key_same_batch(draw, strict):
 
 
 def test_without_permutation(strict):
-  problems = Problems([source()], batch_size=2, examples_per_class=2, permute=False)
-  problem = problems.sample(jax.random.PRNGKey(0))
-  np.testing.assert_array_equal(problem.permutation, [0, 1, 2, 3])
-  assert int(problem.ways) == 4
+  sampler = TaskSampler([source()], batch_size=2, examples_per_class=2, permute=False)
+  task = sampler.sample(jax.random.PRNGKey(0))
+  np.testing.assert_array_equal(task.permutation, [0, 1, 2, 3])
+  assert int(task.ways) == 4
 
 
 def test_several_sources_by_weight(strict):
-  problems = Problems(
+  sampler = TaskSampler(
     [
       source((8, 8), weight=1.0),
       source((8, 8, 8), weight=3.0, name="others", start=16, ways=(2,)),
@@ -154,34 +154,34 @@ def test_several_sources_by_weight(strict):
   @jax.jit
   @jax.vmap
   def draw(key):
-    problem = problems.sample(key)
-    return problem, problems.labelled(problem, key)[0]
+    task = sampler.sample(key)
+    return task, sampler.labelled(task, key)[0]
 
   drawn, x = draw(jax.random.split(jax.random.PRNGKey(0), 200))
   share = float(np.mean(np.asarray(drawn.source) == 1))
   assert abs(share - 0.75) < 0.1
-  assert problems.source_names == ("numbers", "others")
+  assert sampler.source_names == ("numbers", "others")
   for i in range(20):
-    problem = jax.tree.map(lambda leaf, i=i: leaf[i], drawn)
-    others = numbers(problem, x[i]) >= 16
-    assert (others == (int(problem.source) == 1)).all()
+    task = jax.tree.map(lambda leaf, i=i: leaf[i], drawn)
+    others = numbers(task, x[i]) >= 16
+    assert (others == (int(task.source) == 1)).all()
 
 
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: Problems([]), "no data source given; name at least one"),
-    (lambda: Problems([source()], batch_size=1), "batch_size 1: batch normalisation needs"),
+    (lambda: TaskSampler([]), "no data source given; name at least one"),
+    (lambda: TaskSampler([source()], batch_size=1), "batch_size 1: batch normalisation needs"),
     (
-      lambda: Problems([source((5, 12))], 4, examples_per_class=3),
+      lambda: TaskSampler([source((5, 12))], 4, examples_per_class=3),
       "numbers .train. has only 5 examples of class 'class 0', the probe draws 6; lower",
     ),
     (
-      lambda: Problems([source(), source(shape=(4, 1, 1), name="tall")], 4, 2),
+      lambda: TaskSampler([source(), source(shape=(4, 1, 1), name="tall")], 4, 2),
       r"tall has inputs \(4, 1, 1\) but numbers has \(2, 2, 1\); .*set a common resolution",
     ),
     (
-      lambda: Problems([source(), source(name="loud", scale=0.5)], 4, 2),
+      lambda: TaskSampler([source(), source(name="loud", scale=0.5)], 4, 2),
       "loud has inputs .* one shape and scale",
     ),
     (lambda: source(ways=(5,)), "numbers has 4 classes, so a 5-way problem is impossible"),
@@ -191,16 +191,19 @@ def test_several_sources_by_weight(strict):
       "numbers has no images, so no shift; set it to 0",
     ),
     (
-      lambda: DataSet.from_settings({"name": "digits", "way": (2,)}),
+      lambda: DatasetSpec.from_settings({"name": "digits", "way": (2,)}),
       "data set 'digits' has an unknown setting 'way'; did you mean 'ways'?",
     ),
-    (lambda: DataSet.from_settings({"split": "train"}), "give a name or a dictionary with a name"),
-    (lambda: DataSet.from_settings(3), "a data set is given as 3; give a name"),
-    (lambda: DataSet("digits", classes=3), "classes is 3; give a list of whole numbers"),
-    (lambda: DataSet("digits", ways=(2.5,)), "ways is .*; give a list of whole numbers"),
-    (lambda: DataSet("digits", weight=0.0), "weight is 0.0; give a positive number"),
     (
-      lambda: check_apart(["glyphs", "digits"], [{"name": "digits", "split": "test"}]),
+      lambda: DatasetSpec.from_settings({"split": "train"}),
+      "give a name or a dictionary with a name",
+    ),
+    (lambda: DatasetSpec.from_settings(3), "a data set is given as 3; give a name"),
+    (lambda: DatasetSpec("digits", classes=3), "classes is 3; give a list of whole numbers"),
+    (lambda: DatasetSpec("digits", ways=(2.5,)), "ways is .*; give a list of whole numbers"),
+    (lambda: DatasetSpec("digits", weight=0.0), "weight is 0.0; give a positive number"),
+    (
+      lambda: check_disjoint(["glyphs", "digits"], [{"name": "digits", "split": "test"}]),
       "data set 'digits' is both trained and evaluated on",
     ),
   ],
@@ -212,25 +215,25 @@ def test_bad_settings(make, message):
 
 
 def test_exactly_enough_examples_are_enough(strict):
-  problems = Problems([source((6, 6))], batch_size=2, examples_per_class=3)
-  problem = problems.sample(jax.random.PRNGKey(0))
-  x, _, _ = problems.labelled(problem, jax.random.PRNGKey(1))
-  assert sorted(numbers(problem, x)) == list(range(12))
+  sampler = TaskSampler([source((6, 6))], batch_size=2, examples_per_class=3)
+  task = sampler.sample(jax.random.PRNGKey(0))
+  x, _, _ = sampler.labelled(task, jax.random.PRNGKey(1))
+  assert sorted(numbers(task, x)) == list(range(12))
 
 
 def test_data_sets_that_may_be_trained_and_evaluated_on():
-  check_apart([], ["digits"])
-  check_apart(["glyphs"], ["digits"])
-  check_apart([{"name": "glyphs"}], [{"name": "glyphs", "split": "test"}])
-  check_apart([{"name": "digits", "classes": (0, 1)}], [{"name": "digits", "classes": (2, 3)}])
+  check_disjoint([], ["digits"])
+  check_disjoint(["glyphs"], ["digits"])
+  check_disjoint([{"name": "glyphs"}], [{"name": "glyphs", "split": "test"}])
+  check_disjoint([{"name": "digits", "classes": (0, 1)}], [{"name": "digits", "classes": (2, 3)}])
 
 
 def test_settings_become_a_source():
-  settings = DataSet.from_settings(
+  settings = DatasetSpec.from_settings(
     {"name": "digits", "classes": [3, 7, 9], "ways": (2, 3), "rotation": 90, "noise": 0.5}
   )
   made = settings.source()
-  assert made.bank.n_classes == 3
+  assert made.dataset.n_classes == 3
   assert made.ways == (2, 3)
   assert made.augmentation.largest == (np.pi / 2, 0.0, 0.5, 0.0, 0.0)
 
@@ -238,13 +241,13 @@ def test_settings_become_a_source():
 IMAGES = np.random.default_rng(0).uniform(size=(1, 5, 5, 2)).astype(np.float32)
 
 
-def law(**sizes):
-  return Law(**{kind: jnp.float32(sizes.get(kind, 0.0)) for kind in KINDS})
+def params(**sizes):
+  return AugmentationParams(**{kind: jnp.float32(sizes.get(kind, 0.0)) for kind in KINDS})
 
 
 @pytest.mark.parametrize("kinds", [KINDS, ("noise",)])
 def test_zero_law_leaves_images_as_they_are(kinds, strict):
-  images, targets = augment(jnp.asarray(IMAGES), law(), kinds, jax.random.PRNGKey(0))
+  images, targets = augment(jnp.asarray(IMAGES), params(), kinds, jax.random.PRNGKey(0))
   np.testing.assert_allclose(images, IMAGES, atol=1e-6)
   np.testing.assert_allclose(targets, [[0, 1, 0, 0, 0]], atol=1e-7)
 
@@ -264,7 +267,7 @@ def coefficients(monkeypatch):
 @pytest.mark.parametrize(("share", "turns"), [(1, 1), (-1, -1), (0, 0)])
 def test_rotation_by_a_quarter(share, turns, coefficients, strict):
   coefficients(share, 0, 0, 0)
-  law_ = law(rotation=np.pi / 2)
+  law_ = params(rotation=np.pi / 2)
   images, targets = augment(jnp.asarray(IMAGES), law_, ("rotation",), jax.random.PRNGKey(0))
   # A positive angle turns one way and the target says which: sin first, then cos.
   np.testing.assert_allclose(targets[0, :2], [share, 1 - abs(share)], atol=1e-6)
@@ -274,7 +277,9 @@ def test_rotation_by_a_quarter(share, turns, coefficients, strict):
 @pytest.mark.parametrize(("rows", "columns"), [(2, 0), (0, -1), (-3, 2)])
 def test_shift_by_whole_pixels(rows, columns, coefficients, strict):
   coefficients(0, rows / 4, columns / 4, 0)
-  images, targets = augment(jnp.asarray(IMAGES), law(shift=4.0), ("shift",), jax.random.PRNGKey(0))
+  images, targets = augment(
+    jnp.asarray(IMAGES), params(shift=4.0), ("shift",), jax.random.PRNGKey(0)
+  )
   expected = np.zeros((15, 15, 2), np.float32)
   expected[5 + rows : 10 + rows, 5 + columns : 10 + columns] = IMAGES[0]
   np.testing.assert_allclose(images[0], expected[5:10, 5:10], atol=1e-5)
@@ -284,7 +289,7 @@ def test_shift_by_whole_pixels(rows, columns, coefficients, strict):
 def test_noise_level(coefficients, strict):
   coefficients(0, 0, 0, -0.5)
   flat = jnp.full((1, 100, 100, 1), 3.0)
-  images, targets = augment(flat, law(noise=0.4), ("noise",), jax.random.PRNGKey(0))
+  images, targets = augment(flat, params(noise=0.4), ("noise",), jax.random.PRNGKey(0))
   np.testing.assert_allclose(targets[0, 4], 0.2, rtol=1e-6)
   np.testing.assert_allclose(np.std(images), 0.2, rtol=0.03)
   np.testing.assert_allclose(np.mean(images), 3.0, atol=0.01)
@@ -292,24 +297,26 @@ def test_noise_level(coefficients, strict):
 
 def test_kinds_of_augmentation_are_drawn_for_each_task(strict):
   kinds = Augmentation(rotation=30.0, shift=1.0, rotation_probability=0.5, shift_probability=1.0)
-  problems = Problems([source(augmentation=kinds)], batch_size=4, examples_per_class=2)
-  laws = jax.vmap(problems.sample)(jax.random.split(jax.random.PRNGKey(0), 200)).law
-  assert set(np.unique(np.asarray(laws.rotation))) == {0.0, np.float32(np.deg2rad(30))}
-  assert abs(float(jnp.mean(laws.rotation > 0)) - 0.5) < 0.12
-  np.testing.assert_array_equal(laws.shift, 1)
-  np.testing.assert_array_equal(laws.noise, 0)
+  sampler = TaskSampler([source(augmentation=kinds)], batch_size=4, examples_per_class=2)
+  augmentations = jax.vmap(sampler.sample)(
+    jax.random.split(jax.random.PRNGKey(0), 200)
+  ).augmentation
+  assert set(np.unique(np.asarray(augmentations.rotation))) == {0.0, np.float32(np.deg2rad(30))}
+  assert abs(float(jnp.mean(augmentations.rotation > 0)) - 0.5) < 0.12
+  np.testing.assert_array_equal(augmentations.shift, 1)
+  np.testing.assert_array_equal(augmentations.noise, 0)
 
 
 def test_coefficients_are_targets_of_their_examples(strict):
   """The labelled draw hands on what each of its own examples was augmented with."""
   noisy = Augmentation(noise=100.0)
-  problems = Problems([source(augmentation=noisy)], batch_size=4, examples_per_class=2)
-  clean = Problems([source()], batch_size=4, examples_per_class=2)
+  sampler = TaskSampler([source(augmentation=noisy)], batch_size=4, examples_per_class=2)
+  clean = TaskSampler([source()], batch_size=4, examples_per_class=2)
   key = jax.random.PRNGKey(3)
-  problem = problems.sample(key)
-  x, train, test = problems.labelled(problem, key)
+  task = sampler.sample(key)
+  x, train, test = sampler.labelled(task, key)
   assert train.regression.shape == test.regression.shape == (8, 5)
-  noise = np.asarray(x - clean.labelled(problem, key)[0])
+  noise = np.asarray(x - clean.labelled(task, key)[0])
   levels = np.concatenate([train.regression[:, 4], test.regression[:, 4]])
   assert levels.std() > 10
   assert np.corrcoef(levels, np.abs(noise).mean(1))[0, 1] > 0.6
@@ -318,7 +325,7 @@ def test_coefficients_are_targets_of_their_examples(strict):
 def test_strokes_grow_by_a_maximum_over_neighbours(coefficients, strict):
   dot = jnp.zeros((1, 7, 7, 1)).at[0, 3, 3, 0].set(1.0)
   coefficients(0.75, 0, 0, 0)  # of 2 pixels: one whole, and half of the second
-  images, _ = augment(dot, law(thickness=2.0), ("thickness",), jax.random.PRNGKey(0))
+  images, _ = augment(dot, params(thickness=2.0), ("thickness",), jax.random.PRNGKey(0))
   np.testing.assert_allclose(images[0, 3, :, 0], [0, 0.5, 1, 1, 1, 0.5, 0], atol=1e-6)
   np.testing.assert_allclose(np.diag(images[0, :, :, 0]), images[0, 3, :, 0], atol=1e-6)
 
@@ -326,15 +333,15 @@ def test_strokes_grow_by_a_maximum_over_neighbours(coefficients, strict):
 def test_shading_is_a_wave_across_the_image(coefficients, strict):
   flat = jnp.full((1, 4, 4, 1), 2.0)
   coefficients(1.0, 0.5, 0.0, 1.0)  # one wave down, none across; phase 0; full depth
-  images, _ = augment(flat, law(shading=0.5), ("shading",), jax.random.PRNGKey(0))
+  images, _ = augment(flat, params(shading=0.5), ("shading",), jax.random.PRNGKey(0))
   np.testing.assert_allclose(images[0, :, :, 0], [[1.0] * 4, [1.5] * 4, [2.0] * 4, [1.5] * 4])
 
 
 def test_thickness_and_shading_are_no_targets(strict):
   kinds = Augmentation(thickness=1.0, shading=0.5)
-  problems = Problems([source(augmentation=kinds)], batch_size=4, examples_per_class=2)
-  problem = problems.sample(jax.random.PRNGKey(0))
-  _, train, _ = problems.labelled(problem, jax.random.PRNGKey(1))
+  sampler = TaskSampler([source(augmentation=kinds)], batch_size=4, examples_per_class=2)
+  task = sampler.sample(jax.random.PRNGKey(0))
+  _, train, _ = sampler.labelled(task, jax.random.PRNGKey(1))
   assert train.regression.shape == (8, 0)
-  assert float(problem.law.thickness) == 1.0
-  assert float(problem.law.shading) == 0.5
+  assert float(task.augmentation.thickness) == 1.0
+  assert float(task.augmentation.shading) == 0.5

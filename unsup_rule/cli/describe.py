@@ -131,21 +131,21 @@ def _data_sets(distribution: Any) -> list[str]:
     "augmentation",
   )
   rows: list[tuple[str, ...]] = [head]
-  for probability, problems in zip(distribution.probabilities, distribution.problems, strict=True):
-    total = sum(source.weight for source in problems.sources)
-    for source in problems.sources:
-      bank = source.bank
-      shape = "x".join(map(str, bank.shape)) if bank.is_image else str(bank.n_inputs)
+  for probability, sampler in zip(distribution.probabilities, distribution.samplers, strict=True):
+    total = sum(source.weight for source in sampler.sources)
+    for source in sampler.sources:
+      dataset = source.dataset
+      shape = "x".join(map(str, dataset.shape)) if dataset.is_image else str(dataset.n_inputs)
       rows.append(
         (
-          bank.name,
-          bank.split,
+          dataset.name,
+          dataset.split,
           shape,
-          f"{len(bank):,}",
-          str(bank.n_classes),
+          f"{len(dataset):,}",
+          str(dataset.n_classes),
           ways(source.ways),
           f"{100 * probability * source.weight / total:.0f}%",
-          f"{bank.images.nbytes / _MB:.1f}",
+          f"{dataset.images.nbytes / _MB:.1f}",
           _augmentation(source.augmentation),
         )
       )
@@ -169,19 +169,19 @@ def _augmentation(augmentation: Any) -> str:
 
 
 def _architectures(distribution: Any) -> list[str]:
-  shapes = [problems.n_inputs for problems in distribution.problems]
+  shapes = [sampler.n_inputs for sampler in distribution.samplers]
   rows = [("hidden layers", "nonlinearity", *(f"parameters of {n} inputs" for n in shapes))]
   for index, (depth, width, nonlinearity) in enumerate(distribution.architectures):
     counts = [distribution.family(i, index).mlp.n_parameters for i in range(len(shapes))]
     rows.append((f"{depth} of {width}", nonlinearity, *(f"{count:,}" for count in counts)))
   outputs = distribution.family(0, 0).mlp.n_outputs
-  return [*_table(rows), f"and {outputs} outputs; batches of {distribution.problems[0].batch_size}"]
+  return [*_table(rows), f"and {outputs} outputs; batches of {distribution.samplers[0].batch_size}"]
 
 
 def _cost(distribution: Any, lopt: Any, estimator: _Estimator) -> list[str]:
   import tqdm
 
-  n_shapes, n_architectures = len(distribution.problems), len(distribution.architectures)
+  n_shapes, n_architectures = len(distribution.samplers), len(distribution.architectures)
   pairs = [(i, j) for i in range(n_shapes) for j in range(n_architectures)]
   operations = [
     (_step_operations(distribution.family(*pair), lopt), distribution.probabilities[pair[0]])
@@ -190,7 +190,7 @@ def _cost(distribution: Any, lopt: Any, estimator: _Estimator) -> list[str]:
   mean = sum(count * weight for count, weight in operations) / n_architectures
   counts = [count for count, _ in operations]
   step = mean * _PASSES.get(estimator.name, 1) * estimator.inner_steps
-  memory = sum(problems.nbytes for problems in distribution.problems)
+  memory = sum(sampler.nbytes for sampler in distribution.samplers)
   lengths = max(1, len(estimator.truncations))
   return [
     f"compiled programs: at most {len(pairs) * lengths} ({n_shapes} input shapes x "
@@ -217,7 +217,7 @@ def _step_operations(family: Any, lopt: Any) -> int:
     params, model_state = task.init_with_state(key)
     optimizer = lopt.opt_fn(theta)
     state = optimizer.init(params, model_state, num_steps=1, key=key)
-    activations = task.mlp.apply(params, task.problems.unlabelled(task.problem, key))
+    activations = task.mlp.apply(params, task.sampler.unlabelled(task.task_params, key))
     zeros = jax.tree.map(jax.numpy.zeros_like, params)
     state = optimizer.update(state, zeros, loss=0.0, model_state=activations, key=key)
     return task.loss(optimizer.get_params(state), key)
@@ -254,9 +254,9 @@ def _measured(distribution: Any, lopt: Any, seed: int) -> list[str]:
     """All that the truncation draws: a problem and a batch a task and step, used or not."""
 
     def draw(key):
-      problem = family.sample(key)
-      task = family.task_fn(problem)
-      drawn = (problem, task.unlabelled(key), task.labelled(key))
+      task_params = family.sample(key)
+      task = family.task_fn(task_params)
+      drawn = (task_params, task.unlabelled(key), task.labelled(key))
       return jax.tree.map(jax.numpy.sum, drawn)
 
     def one_step(carry, key):

@@ -11,8 +11,8 @@ import numpy as np
 
 from unsup_rule import storage
 from unsup_rule.plugin.distribution import TaskDistribution
-from unsup_rule.tasks.augment import KINDS, Law
-from unsup_rule.tasks.sampler import Problem, Problems
+from unsup_rule.tasks.augment import KINDS, AugmentationParams
+from unsup_rule.tasks.sampler import TaskParams, TaskSampler
 
 _COLUMNS = 6  # examples of a row, of as many classes as there are
 _BLOCKS = ("as it is", "augmented", "permuted: what the rule sees")
@@ -31,18 +31,18 @@ def draw(distribution: TaskDistribution, path: str | os.PathLike, seed: int) -> 
   """
   import matplotlib.figure
 
-  rows = [(problems, i) for problems in distribution.problems for i in range(len(problems.sources))]
+  rows = [(sampler, i) for sampler in distribution.samplers for i in range(len(sampler.sources))]
   block = _COLUMNS * (_SIDE + _GAP) - _GAP
   width = 2 * _MARGIN + len(_BLOCKS) * (block + _BLOCK_GAP) - _BLOCK_GAP
   height = 2 * _MARGIN + len(rows) * (_HEAD + _SIDE + _GAP)
   figure = matplotlib.figure.Figure(figsize=(width, height))
   canvas = _Canvas(figure, width, height)
-  for number, (problems, source) in enumerate(rows):
+  for number, (sampler, source) in enumerate(rows):
     top = _MARGIN + number * (_HEAD + _SIDE + _GAP)
-    canvas.text(_MARGIN, top + 0.16, _title(problems, source), fontsize=9, weight="bold")
+    canvas.text(_MARGIN, top + 0.16, _title(sampler, source), fontsize=9, weight="bold")
     lefts = [_MARGIN + i * (block + _BLOCK_GAP) for i in range(len(_BLOCKS))]
     key = jax.random.fold_in(jax.random.PRNGKey(seed), number)
-    _draw_row(canvas, lefts, top + _HEAD, problems, source, key)
+    _draw_row(canvas, lefts, top + _HEAD, sampler, source, key)
   with storage.atomic_open(path) as stream:
     figure.savefig(stream, format="png", dpi=110)
 
@@ -63,13 +63,13 @@ class _Canvas:
     return self._figure.add_axes((*corner, width / self._width, height / self._height))
 
 
-def _title(problems: Problems, index: int) -> str:
-  source = problems.sources[index]
-  height, width, colours = problems.shape
+def _title(sampler: TaskSampler, index: int) -> str:
+  source = sampler.sources[index]
+  height, width, colours = sampler.shape
   what = f"{height}x{width}, {colours} colours" if colours > 1 else f"{height}x{width} grey"
-  if not source.bank.is_image:
-    what = f"{problems.n_inputs} inputs"
-  return f"{source.bank.name} ({source.bank.split}), {what}, {ways(source.ways)}"
+  if not source.dataset.is_image:
+    what = f"{sampler.n_inputs} inputs"
+  return f"{source.dataset.name} ({source.dataset.split}), {what}, {ways(source.ways)}"
 
 
 def ways(numbers: tuple[int, ...]) -> str:
@@ -83,41 +83,45 @@ def ways(numbers: tuple[int, ...]) -> str:
 
 
 def _draw_row(
-  canvas: _Canvas, lefts: list[float], top: float, problems: Problems, index: int, key: jax.Array
+  canvas: _Canvas, lefts: list[float], top: float, sampler: TaskSampler, index: int, key: jax.Array
 ) -> None:
-  source = problems.sources[index]
-  problem_key, example_key = jax.random.split(key)
-  problem: Any = _problem_of(problems, index, problem_key)
-  identity = jnp.arange(problems.n_inputs, dtype=jnp.int32)
-  plain = problem.replace(law=Law(*jnp.zeros(len(KINDS))), permutation=identity)
-  moved = plain.replace(law=Law(*(jnp.asarray(v) for v in source.augmentation.largest)))
+  source = sampler.sources[index]
+  task_key, example_key = jax.random.split(key)
+  task_params: Any = _task_params_of(sampler, index, task_key)
+  identity = jnp.arange(sampler.n_inputs, dtype=jnp.int32)
+  plain = task_params.replace(
+    augmentation=AugmentationParams(*jnp.zeros(len(KINDS))), permutation=identity
+  )
+  moved = plain.replace(
+    augmentation=AugmentationParams(*(jnp.asarray(v) for v in source.augmentation.largest))
+  )
   augmented = moved if any(source.augmentation.largest) else None
-  permuted = moved.replace(permutation=problem.permutation)
-  _, train, _ = problems.labelled(plain, example_key)
+  permuted = moved.replace(permutation=task_params.permutation)
+  _, train, _ = sampler.labelled(plain, example_key)
   labels = np.asarray(train.labels)
   chosen = _one_of_each(labels)
-  names = problems.class_names(problem)
+  names = sampler.class_names(task_params)
   for left, label, version in zip(lefts, _BLOCKS, (plain, augmented, permuted), strict=True):
     canvas.text(left, top - 0.2, label, fontsize=7.5, color="0.35")
     if version is None:
       canvas.text(left, top + _SIDE / 2, "(no augmentation)", fontsize=7.5, color="0.5")
       continue
-    x = np.asarray(problems.labelled(version, example_key)[0])
-    if problems.n_inputs == 2:
+    x = np.asarray(sampler.labelled(version, example_key)[0])
+    if sampler.n_inputs == 2:
       axes = canvas.axes(left + 0.3, top - 0.1, 2 * _SIDE, _SIDE)
       axes.scatter(*x[: len(labels)].T, c=labels, s=5, cmap="coolwarm")
       axes.tick_params(labelsize=5)
       continue
     for column, row in enumerate(chosen):
       axes = canvas.axes(left + column * (_SIDE + _GAP), top, _SIDE, _SIDE)
-      _draw_example(axes, x[row], problems)
+      _draw_example(axes, x[row], sampler)
       if version is plain:
         axes.set_title(_short(names[labels[row]]), fontsize=6.5, pad=2)
 
 
-def _problem_of(problems: Problems, index: int, key: jax.Array) -> Problem:
+def _task_params_of(sampler: TaskSampler, index: int, key: jax.Array) -> TaskParams:
   """A sampled problem of one source, with as many ways as any of those drawn."""
-  sample = jax.jit(jax.vmap(problems.sample))
+  sample = jax.jit(jax.vmap(sampler.sample))
   while True:
     key, draw_key = jax.random.split(key)
     drawn = sample(jax.random.split(draw_key, _DRAWS_AT_ONCE))
@@ -136,9 +140,9 @@ def _one_of_each(labels: np.ndarray) -> list[int]:
   return sorted(first.tolist(), key=lambda row: labels[row])
 
 
-def _draw_example(axes: Any, x: np.ndarray, problems: Problems) -> None:
+def _draw_example(axes: Any, x: np.ndarray, sampler: TaskSampler) -> None:
   axes.set(xticks=[], yticks=[])
-  height, width, colours = problems.shape
+  height, width, colours = sampler.shape
   if (height, width) == (1, 1):  # A vector, folded into lines.
     width = math.ceil(math.sqrt(len(x)))
     x = np.pad(x, (0, -len(x) % width), constant_values=np.nan).reshape(-1, width)

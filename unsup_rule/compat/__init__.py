@@ -40,6 +40,6 @@ if not IS_HEAD:
   jax_names.restore()
 
 # Arrays that a jitted function captures become arguments of the compiled program instead of
-# literals in it: without this a task's data bank is copied into every compilation.
+# literals in it: without this a task's data dataset is copied into every compilation.
 if hasattr(jax.config, "jax_use_simplified_jaxpr_constants"):
   jax.config.update("jax_use_simplified_jaxpr_constants", True)

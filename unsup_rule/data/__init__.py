@@ -1,15 +1,15 @@
-"""Data sets in memory: `load(name, split)` gives a `Bank` of labelled examples, sorted by class.
+"""Data sets in memory: `load(name, split)` gives a `Dataset` of labelled examples, sorted by class.
 
-bank         the pool and what is made of it (subsets of classes, grey, other resolutions)
+dataset         the pool and what is made of it (subsets of classes, grey, other resolutions)
 sets         data sets by name
 glyphs       the built-in set, characters drawn in typefaces; `faces` finds and splits these
 tfds_source  image and text sets of TensorFlow Datasets
 text         bags of words
 resizing     TensorFlow 1's bilinear grid, and box averages
-cache        checked files of banks
+cache        checked files of datasets
 """
 
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.data.sets import load
 
-__all__ = ["Bank", "load"]
+__all__ = ["Dataset", "load"]

@@ -1,4 +1,4 @@
-"""`Bank`: an immutable, in-memory pool of labelled examples, laid out for drawing on a device."""
+"""`Dataset`: immutable labelled examples in memory, laid out for drawing on a device."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ _LUMA_C = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Bank:
+class Dataset:
   """Labelled examples of one split of one data set, sorted by class.
 
   All kinds of data share one layout: images are [N, H, W, C]; vectors (word counts, points) are
-  [N, 1, 1, V]. Banks compare and hash by identity, so they can key a cache of compiled functions.
+  [N, 1, 1, V]. Datasets compare and hash by identity, so they can key a cache of functions.
 
   Attributes:
     name: the data set's name, as given to `load`.
@@ -52,8 +52,8 @@ class Bank:
     labels: np.ndarray,
     class_names: Sequence[str],
     scale: float,
-  ) -> "Bank":
-    """Checks examples in any order and sorts them by class (stably) into a bank.
+  ) -> "Dataset":
+    """Checks examples in any order and sorts them by class (stably) into a dataset.
 
     Args:
       name: the data set's name.
@@ -111,7 +111,7 @@ class Bank:
     labels: np.ndarray,
     class_names: tuple[str, ...],
     scale: float,
-  ) -> "Bank":
+  ) -> "Dataset":
     counts = np.bincount(labels, minlength=len(class_names)).astype(np.int32)
     starts = (np.cumsum(counts) - counts).astype(np.int32)
     return cls(
@@ -127,7 +127,7 @@ class Bank:
 
   def __repr__(self) -> str:
     return (
-      f"Bank({self.name!r}, {self.split!r}, {len(self)} examples of {self.shape}, "
+      f"Dataset({self.name!r}, {self.split!r}, {len(self)} examples of {self.shape}, "
       f"{self.n_classes} classes)"
     )
 
@@ -154,11 +154,11 @@ class Bank:
     """False for vectors (word counts, points), which have no rows and columns."""
     return self.shape[:2] != (1, 1)
 
-  def select_classes(self, classes: Sequence[int]) -> "Bank":
-    """The bank of some classes only, relabelled 0..len(classes)-1 in the order given.
+  def select_classes(self, classes: Sequence[int]) -> "Dataset":
+    """The dataset of some classes only, relabelled 0..len(classes)-1 in the order given.
 
     Raises:
-      UnsupRuleError: the choice is empty, repeats a class, or names one that the bank lacks.
+      UnsupRuleError: the choice is empty, repeats a class, or names one that the dataset lacks.
     """
     chosen = [int(c) for c in classes]
     if not chosen:
@@ -206,8 +206,8 @@ class Bank:
         "of labelled examples a class, or leave the class out"
       )
 
-  def as_grey(self) -> "Bank":
-    """The bank with one channel: BT.601 luma of RGB, or itself if it has one channel."""
+  def as_grey(self) -> "Dataset":
+    """The dataset with one channel: BT.601 luma of RGB, or itself if it has one channel."""
     if self.shape[2] == 1:
       return self
     if not self.is_image or self.shape[2] != 3:
@@ -219,8 +219,8 @@ class Bank:
       resizing.in_chunks(lambda x_BxHxWxC: (x_BxHxWxC @ _LUMA_C)[..., None], self.images)
     )
 
-  def resized(self, resolution: int, method: str = "bilinear") -> "Bank":
-    """The bank with square images of `resolution` pixels a side.
+  def resized(self, resolution: int, method: str = "bilinear") -> "Dataset":
+    """The dataset with square images of `resolution` pixels a side.
 
     uint8 images stay uint8 (rounded to nearest, an error of at most 0.5/255 of an input).
 
@@ -246,5 +246,5 @@ class Bank:
       return self
     return self._with_images(resizing.resize(self.images, resolution, method))
 
-  def _with_images(self, images: np.ndarray) -> "Bank":
+  def _with_images(self, images: np.ndarray) -> "Dataset":
     return dataclasses.replace(self, images=images)

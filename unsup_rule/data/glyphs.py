@@ -8,7 +8,7 @@ import gin
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.data.faces import SPLITS, Face, find_faces, fingerprint
 from unsup_rule.errors import UnsupRuleError
 
@@ -95,8 +95,8 @@ class GlyphSource:
       )
     )
 
-  def render(self) -> Bank:
-    """Draws the bank: white on black, [N, resolution, resolution, 1] uint8.
+  def render(self) -> Dataset:
+    """Draws the dataset: white on black, [N, resolution, resolution, 1] uint8.
 
     Raises:
       UnsupRuleError: no usable face in the split.
@@ -115,7 +115,7 @@ class GlyphSource:
         f"no installed typeface for data set {self.name!r}, split {self.split!r}: "
         "install more of them, e.g. `pip install fontpkg-lato fontpkg-lora fontpkg-roboto`"
       )
-    return Bank.build(
+    return Dataset.build(
       self.name,
       self.split,
       np.concatenate(images)[..., None],

@@ -9,13 +9,13 @@ import numpy as np
 
 from unsup_rule.data import glyphs, silhouettes, tfds_source
 from unsup_rule.data.cache import cached
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
 _POINTS = 2000  # two moons: examples of both splits together
 _NOISE = 0.1  # their spread
 
-_loaded: weakref.WeakValueDictionary[tuple, Bank] = weakref.WeakValueDictionary()
+_loaded: weakref.WeakValueDictionary[tuple, Dataset] = weakref.WeakValueDictionary()
 
 
 @gin.configurable("load_data", module="unsup_rule", denylist=["name", "split"])
@@ -29,10 +29,10 @@ def load(
   cache_dir: str | os.PathLike | None = None,
   vocabulary: int = 1000,
   resize: str = "bilinear",
-) -> Bank:
+) -> Dataset:
   """Loads a split of a data set.
 
-  A bank that is still in use is shared: the same arguments give the same object.
+  A dataset that is still in use is shared: the same arguments give the same object.
 
   Args:
     name: one of
@@ -49,32 +49,32 @@ def load(
     resolution: pixels a side of the (square) result; the set's own if None. Glyphs are drawn at it.
     grey: turn RGB into one channel.
     data_dir: TFDS's folder; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
-    cache_dir: where banks are kept; $UNSUP_RULE_CACHE or ~/.cache/unsup_rule if None. Without write
-      access there, data are read afresh each time, with a warning.
+    cache_dir: where datasets are kept; $UNSUP_RULE_CACHE or ~/.cache/unsup_rule if None. Without
+      write access there, data are read afresh each time, with a warning.
     vocabulary: words counted in texts: the most frequent of the split "train".
-    resize: "bilinear" or "area", see `Bank.resized`.
+    resize: "bilinear" or "area", see `Dataset.resized`.
 
   Raises:
     UnsupRuleError: an unknown name, split or method; a set that cannot be had or is not fit.
   """
   key, read = _reader(name, split, resolution, data_dir, vocabulary)
   arguments = (key, resolution, grey, resize, str(cache_dir))
-  bank = _loaded.get(arguments)
-  if bank is not None:
-    return bank
-  bank = cached(key, cache_dir, read)
+  dataset = _loaded.get(arguments)
+  if dataset is not None:
+    return dataset
+  dataset = cached(key, cache_dir, read)
   if grey:
-    bank = bank.as_grey()
+    dataset = dataset.as_grey()
   if resolution is not None:
-    bank = bank.resized(resolution, resize)
-  _loaded[arguments] = bank
-  return bank
+    dataset = dataset.resized(resolution, resize)
+  _loaded[arguments] = dataset
+  return dataset
 
 
 def _reader(
   name: str, split: str, resolution: int | None, data_dir: str | os.PathLike | None, vocabulary: int
-) -> tuple[str, Callable[[], Bank]]:
-  """What the unprocessed bank depends on, and a function that makes it."""
+) -> tuple[str, Callable[[], Dataset]]:
+  """What the unprocessed dataset depends on, and a function that makes it."""
   if name.split("/")[0] == "glyphs":
     source = glyphs.GlyphSource(name, split, resolution)
     return source.fingerprint(), source.render
@@ -102,20 +102,20 @@ def _halves(name: str, split: str, labels: np.ndarray) -> np.ndarray:
   return np.sort(np.concatenate(rows))
 
 
-def _digits(split: str) -> Bank:
+def _digits(split: str) -> Dataset:
   from sklearn.datasets import load_digits  # Takes seconds to import.
 
   values, labels = map(np.asarray, load_digits(return_X_y=True))
   rows = _halves("digits", split, labels)
   images = np.rint(values[rows].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-  return Bank.build("digits", split, images, labels[rows], [str(c) for c in range(10)], 1 / 255)
+  return Dataset.build("digits", split, images, labels[rows], [str(c) for c in range(10)], 1 / 255)
 
 
-def _two_moons(split: str) -> Bank:
+def _two_moons(split: str) -> Dataset:
   from sklearn.datasets import make_moons
 
   points, labels = map(np.asarray, make_moons(_POINTS, noise=_NOISE, random_state=0))
   rows = _halves("two_moons", split, labels)
-  return Bank.build(
+  return Dataset.build(
     "two_moons", split, points[rows].astype(np.float32), labels[rows], ["upper", "lower"], 1.0
   )

@@ -16,7 +16,7 @@ import dataclasses
 import gin
 import numpy as np
 
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.data.faces import SPLITS
 from unsup_rule.errors import UnsupRuleError
 
@@ -86,8 +86,8 @@ class SilhouetteSource:
     """Changes with the settings and the drawing."""
     return repr((_VERSION, np.__version__, dataclasses.astuple(self)))
 
-  def render(self) -> Bank:
-    """Draws the bank: bright on black, [N, resolution, resolution, 1] uint8."""
+  def render(self) -> Dataset:
+    """Draws the dataset: bright on black, [N, resolution, resolution, 1] uint8."""
     rng = np.random.default_rng([239, SPLITS.index(self.split)])
     family_z = rng.standard_normal((self.families, 1, 1, _N_LATENTS))
     class_z = _child(rng, family_z, self.class_spread, 1, self.classes)
@@ -97,7 +97,7 @@ class SilhouetteSource:
     images = [_draw(rng, z_NxD[i : i + _CHUNK], side) for i in range(0, len(z_NxD), _CHUNK)]
     names = [f"{f}.{c}" for f in range(self.families) for c in range(self.classes)]
     labels = np.repeat(np.arange(len(names)), self.examples)
-    return Bank.build(
+    return Dataset.build(
       self.name, self.split, np.concatenate(images)[..., None], labels, names, 1 / 255
     )
 

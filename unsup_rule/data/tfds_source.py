@@ -1,4 +1,4 @@
-"""Reads splits of TensorFlow Datasets into banks; TensorFlow is imported only when one is read."""
+"""Splits of TensorFlow Datasets; TensorFlow is imported only when one is read."""
 
 import contextlib
 import difflib
@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from unsup_rule.data import text
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
 _TIMEOUT_S = (5, 30)  # to connect, and between two packets
@@ -44,7 +44,7 @@ def fingerprint(name: str, data_dir: str | os.PathLike | None) -> str:
   return f"{folder.absolute()} {hashlib.sha256(contents).hexdigest()}"
 
 
-def read(name: str, split: str, data_dir: str | os.PathLike | None, vocabulary: int) -> Bank:
+def read(name: str, split: str, data_dir: str | os.PathLike | None, vocabulary: int) -> Dataset:
   """Reads a labelled image or text set at its own resolution.
 
   Args:
@@ -87,7 +87,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None, vocabulary: 
   del parts  # So that no more than two copies of the set exist at once.
   if class_names is None:
     class_names = [str(c) for c in range(int(labels.max(initial=0)) + 1)]
-  return Bank.build(name, split, inputs, labels, class_names, scale)
+  return Dataset.build(name, split, inputs, labels, class_names, scale)
 
 
 def _tfds() -> Any:

@@ -12,8 +12,8 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import gin_files
 from unsup_rule.meta.heldout import HeldOut
 from unsup_rule.meta.options import HeldoutFn, PopulationOptions
-from unsup_rule.tasks.sampler import Problems
-from unsup_rule.tasks.sources import DataSet, check_apart
+from unsup_rule.tasks.sampler import TaskSampler
+from unsup_rule.tasks.sources import DatasetSpec, check_disjoint
 
 
 @gin.configurable(module="unsup_rule")
@@ -30,9 +30,9 @@ class MetaValidation(HeldOut):
   )
   split: str = "valid"
 
-  def _problems(self, split: str) -> Problems:
+  def _sampler(self, split: str) -> TaskSampler:
     del split
-    return super()._problems(self.split)
+    return super()._sampler(self.split)
 
 
 @gin.configurable(module="unsup_rule")
@@ -75,5 +75,5 @@ def check(options: PopulationOptions) -> None:
   options.check()
   fitness = fitness_of(options)
   if isinstance(fitness, MetaValidation):
-    data = dataclasses.replace(DataSet.from_settings(fitness.data), split=fitness.split)
-    check_apart(gin_files.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])
+    data = dataclasses.replace(DatasetSpec.from_settings(fitness.data), split=fitness.split)
+    check_disjoint(gin_files.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])

@@ -21,8 +21,8 @@ import numpy as np
 from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.task import MLPTask, MLPTaskFamily
-from unsup_rule.tasks.sampler import Problems
-from unsup_rule.tasks.sources import DataSet
+from unsup_rule.tasks.sampler import TaskSampler
+from unsup_rule.tasks.sources import DatasetSpec
 
 from learned_optimization import optimizers as _optimizers  # noqa: F401  isort: skip
 from learned_optimization.baselines import run_archive, run_trainer, utils  # isort: skip
@@ -47,9 +47,9 @@ _LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 def _task_maker(name: str) -> Callable[[], MLPTask]:
   def make() -> MLPTask:
     settings, hidden = TASKS[name]
-    data_set = DataSet.from_settings(settings)
-    problems = Problems([data_set.source(next(iter(data_set.resolutions), None))])
-    family = MLPTaskFamily(problems, hidden, name=name)
+    data_set = DatasetSpec.from_settings(settings)
+    sampler = TaskSampler([data_set.source(next(iter(data_set.resolutions), None))])
+    family = MLPTaskFamily(sampler, hidden, name=name)
     # Permutation and classes of the one problem that a name stands for.
     return family.task_fn(family.sample(jax.random.PRNGKey(0)))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unsup_rule.data import Bank
+from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.setting import Setting
 from unsup_rule.probe import RidgeProbe, Targets, ridge_weights
@@ -43,38 +43,38 @@ class Episodes:
   permutation: np.ndarray
 
 
-def check(bank: Bank, examples_per_class: int) -> None:
+def check(dataset: Dataset, examples_per_class: int) -> None:
   """Raises unless every class has enough examples for both halves of a draw."""
-  smallest = int(np.argmin(bank.counts))
-  if bank.counts[smallest] < 2 * examples_per_class:
+  smallest = int(np.argmin(dataset.counts))
+  if dataset.counts[smallest] < 2 * examples_per_class:
     raise UnsupRuleError(
-      f"data set {bank.name!r}, split {bank.split!r} has {bank.counts[smallest]} examples of class "
-      f"{bank.class_names[smallest]!r}, but a draw needs {2 * examples_per_class}; lower "
-      "evaluate.examples_per_class or leave that class out"
+      f"data set {dataset.name!r}, split {dataset.split!r} has {dataset.counts[smallest]} "
+      f"examples of class {dataset.class_names[smallest]!r}, but a draw needs "
+      f"{2 * examples_per_class}; lower evaluate.examples_per_class or leave that class out"
     )
 
 
-def draw(bank: Bank, setting: Setting, index: int) -> tuple[Episodes, np.ndarray]:
+def draw(dataset: Dataset, setting: Setting, index: int) -> tuple[Episodes, np.ndarray]:
   """Draws seed number `index`'s examples, the same for every method.
 
   Returns:
     The episodes, and the classes of the query half [D, K], which are for `accuracy` alone.
   """
-  check(bank, setting.examples_per_class)
+  check(dataset, setting.examples_per_class)
   random = np.random.default_rng([setting.seed, index, 2])
-  n, each = bank.n_classes, setting.examples_per_class
+  n, each = dataset.n_classes, setting.examples_per_class
   rows_DxE = np.empty((setting.draws, 2 * n * each), np.int64)
   for rows_E in rows_DxE:
     chosen = [
       start + random.choice(count, 2 * each, replace=False)
-      for start, count in zip(bank.starts, bank.counts, strict=True)
+      for start, count in zip(dataset.starts, dataset.counts, strict=True)
     ]
     rows_E[:] = np.concatenate([c[:each] for c in chosen] + [c[each:] for c in chosen])
-  permutation = setting.permutation(index, bank.n_inputs)
-  x = bank.images.reshape(len(bank), -1)[rows_DxE][:, :, permutation]
-  labels_DxE = bank.labels[rows_DxE]
+  permutation = setting.permutation(index, dataset.n_inputs)
+  x = dataset.images.reshape(len(dataset), -1)[rows_DxE][:, :, permutation]
+  labels_DxE = dataset.labels[rows_DxE]
   episodes = Episodes(
-    x.astype(np.float32) * np.float32(bank.scale), labels_DxE[:, : n * each], n, permutation
+    x.astype(np.float32) * np.float32(dataset.scale), labels_DxE[:, : n * each], n, permutation
   )
   return episodes, labels_DxE[:, n * each :]
 

@@ -23,8 +23,8 @@ from unsup_rule.evaluation.suite import Cell
 def check(cells: Sequence[Cell]) -> None:
   """Loads each data set once, so that one that is missing or too small shows before any work."""
   for data, each in {(c.setting.data, c.setting.examples_per_class): None for c in cells}:
-    data.bank(data.train_split)
-    protocol.check(data.bank(data.test_split), each)
+    data.load(data.train_split)
+    protocol.check(data.load(data.test_split), each)
 
 
 def run(cells: Sequence[Cell], store: Store, folder: pathlib.Path, provenance: Row) -> list[Row]:
@@ -93,8 +93,8 @@ def measure(
     None for what the method does not have.
   """
   setting = cell.setting
-  test = setting.data.bank(setting.data.test_split)
-  inputs = Inputs.of(setting.data.bank(setting.data.train_split))
+  test = setting.data.load(setting.data.test_split)
+  inputs = Inputs.of(setting.data.load(setting.data.train_split))
   if inputs.values_NxP.shape[1] != test.n_inputs:
     raise UnsupRuleError(f"{setting.data.label}: splits differ in the size of their examples")
   fit = cell.method.prepare(setting, inputs)

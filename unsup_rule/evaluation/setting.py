@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule.data import Bank
+from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.tasks.sources import DataSet
+from unsup_rule.tasks.sources import DatasetSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Data:
     classes = f" classes {','.join(map(str, self.classes))}" if self.classes else ""
     return f"{self.name}{size}{colour}{classes}"
 
-  def bank(self, split: str) -> Bank:
+  def load(self, split: str) -> Dataset:
     """Loads the examples of a split."""
-    data_set = DataSet(
+    data_set = DatasetSpec(
       self.name, split=split, classes=self.classes, grey=self.grey, words=self.words
     )
-    return data_set.bank(self.resolution)
+    return data_set.load(self.resolution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Inputs:
   is_image: bool
 
   @classmethod
-  def of(cls, bank: Bank) -> "Inputs":
-    """The inputs of a bank."""
-    return cls(bank.images.reshape(len(bank), -1), bank.scale, bank.is_image)
+  def of(cls, dataset: Dataset) -> "Inputs":
+    """The inputs of a dataset."""
+    return cls(dataset.images.reshape(len(dataset), -1), dataset.scale, dataset.is_image)
 
 
 @dataclasses.dataclass(frozen=True)

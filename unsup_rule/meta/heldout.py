@@ -13,8 +13,8 @@ import numpy as np
 from unsup_rule.meta import gin_files
 from unsup_rule.probe import RidgeProbe
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.tasks.sampler import Problems
-from unsup_rule.tasks.sources import DataSet, check_apart
+from unsup_rule.tasks.sampler import TaskSampler
+from unsup_rule.tasks.sources import DatasetSpec, check_disjoint
 
 
 @gin.configurable(module="unsup_rule")
@@ -27,7 +27,7 @@ class HeldOut:
   models at step 0.
 
   Attributes:
-    data: the data set, see `DataSet`; the rule is applied to its "train" split, without labels.
+    data: the data set, see `DatasetSpec`; the rule is applied to its "train" split, without labels.
     test_split: split that the probe is fitted and tested on.
     hidden: widths of the base model's hidden layers.
     n_outputs: width of its embedding.
@@ -63,22 +63,22 @@ class HeldOut:
 
   def _measure(self, learned_opt: Any, theta: Any, key: jax.Array) -> jax.Array:
     """Mean accuracy of one base model at step 0 and after training, [2]."""
-    train, test = self._problems("train"), self._problems(self.test_split)
+    train, test = self._sampler("train"), self._sampler(self.test_split)
     mlp = MLP(train.n_inputs, tuple(self.hidden), self.n_outputs)
-    problem_key, init_key, step_key, draw_key = jax.random.split(key, 4)
-    problem = train.sample(problem_key)
+    task_key, init_key, step_key, draw_key = jax.random.split(key, 4)
+    task_params = train.sample(task_key)
     optimizer = learned_opt.opt_fn(theta)
 
     def accuracy(params):
       def draw(key):
-        x, fit, query = test.labelled(problem, key)
+        x, fit, query = test.labelled(task_params, key)
         return RidgeProbe()(mlp.features(params, x), fit, query, test.max_ways).accuracy_test
 
       return jnp.mean(jax.lax.map(draw, jax.random.split(draw_key, self.draws)))
 
     def step(state, key):
       params = optimizer.get_params(state)
-      activations = mlp.apply(params, train.unlabelled(problem, key))
+      activations = mlp.apply(params, train.unlabelled(task_params, key))
       return optimizer.update(state, params, loss=0.0, model_state=activations), None
 
     params = mlp.init(init_key)
@@ -87,10 +87,10 @@ class HeldOut:
     )
     return jnp.stack([accuracy(params), accuracy(optimizer.get_params(state))])
 
-  def _problems(self, split: str) -> Problems:
-    data_set = dataclasses.replace(DataSet.from_settings(self.data), split=split)
+  def _sampler(self, split: str) -> TaskSampler:
+    data_set = dataclasses.replace(DatasetSpec.from_settings(self.data), split=split)
     source = data_set.source(next(iter(data_set.resolutions), None))
-    return Problems(
+    return TaskSampler(
       [source], batch_size=self.batch_size, examples_per_class=self.examples_per_class
     )
 
@@ -109,4 +109,4 @@ def check_configuration() -> None:
   measure = getattr(gin_files.bound("trainer.heldout_fn"), "configurable", None)
   if measure is not None and measure.name == "HeldOut":
     evaluated = gin_files.bound("HeldOut.data", HeldOut.data)
-    check_apart(gin_files.bound("task_distribution.sources", ()), [evaluated])
+    check_disjoint(gin_files.bound("task_distribution.sources", ()), [evaluated])

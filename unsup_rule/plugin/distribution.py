@@ -12,8 +12,8 @@ import numpy as np
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.task import MLPTaskFamily
 from unsup_rule.probe import RidgeProbe
-from unsup_rule.tasks.sampler import Problems
-from unsup_rule.tasks.sources import DataSet
+from unsup_rule.tasks.sampler import TaskSampler
+from unsup_rule.tasks.sources import DatasetSpec
 
 
 class TaskDistribution:
@@ -23,7 +23,7 @@ class TaskDistribution:
   runs the program that is compiled already. A bucket's family is made once.
 
   Args:
-    sources: data sets, each a name or a dictionary, see `DataSet`.
+    sources: data sets, each a name or a dictionary, see `DatasetSpec`.
     depths: numbers of hidden layers.
     widths: of all hidden layers of a model.
     n_outputs: width of the embedding.
@@ -46,7 +46,7 @@ class TaskDistribution:
     permute: float = True,
     probe: RidgeProbe | None = None,
   ):
-    self.data_sets = tuple(DataSet.from_settings(source) for source in sources)
+    self.data_sets = tuple(DatasetSpec.from_settings(source) for source in sources)
     if not self.data_sets:
       raise UnsupRuleError("no data set to train on; name one in task_distribution.sources")
     for name, values in (
@@ -67,20 +67,20 @@ class TaskDistribution:
     self._families: dict[tuple[int, int], MLPTaskFamily] = {}
 
   @functools.cached_property
-  def problems(self) -> tuple[Problems, ...]:
-    """The problems of each input shape."""
+  def samplers(self) -> tuple[TaskSampler, ...]:
+    """Of each input shape."""
     groups: dict[tuple, list] = {}
     for data_set in self.data_sets:
       resolutions = data_set.resolutions or (None,)
       for resolution in resolutions:
         source = data_set.source(resolution, data_set.weight / len(resolutions))
-        groups.setdefault((source.bank.shape, source.bank.scale), []).append(source)
-    return tuple(Problems(group, **self._options) for group in groups.values())
+        groups.setdefault((source.dataset.shape, source.dataset.scale), []).append(source)
+    return tuple(TaskSampler(group, **self._options) for group in groups.values())
 
   @functools.cached_property
   def probabilities(self) -> np.ndarray:
     """Of each input shape."""
-    weights = np.array([sum(s.weight for s in problems.sources) for problems in self.problems])
+    weights = np.array([sum(s.weight for s in sampler.sources) for sampler in self.samplers])
     return weights / weights.sum()
 
   def family(self, shape: int, architecture: int) -> MLPTaskFamily:
@@ -89,14 +89,14 @@ class TaskDistribution:
     if bucket not in self._families:
       depth, width, nonlinearity = self.architectures[architecture]
       self._families[bucket] = MLPTaskFamily(
-        self.problems[shape], (width,) * depth, self._n_outputs, nonlinearity, self._probe
+        self.samplers[shape], (width,) * depth, self._n_outputs, nonlinearity, self._probe
       )
     return self._families[bucket]
 
   def sample(self, key: jax.Array) -> MLPTaskFamily:
     """Draws a bucket's family."""
     rng = np.random.default_rng(np.asarray(key, np.uint32).tolist())
-    shape = rng.choice(len(self.problems), p=self.probabilities)
+    shape = rng.choice(len(self.samplers), p=self.probabilities)
     return self.family(int(shape), int(rng.integers(len(self.architectures))))
 
 

@@ -12,7 +12,7 @@ from unsup_rule import compat, prng  # noqa: F401  (first: makes the library imp
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import ProbeResult, RidgeProbe, Targets
 from unsup_rule.rule.mlp import MLP, Activations, Params
-from unsup_rule.tasks.sampler import Problem, Problems
+from unsup_rule.tasks.sampler import TaskParams, TaskSampler
 
 from learned_optimization.tasks import base as tasks_base  # isort: skip
 
@@ -36,10 +36,12 @@ class MLPTask(tasks_base.Task):
 
   datasets = None
 
-  def __init__(self, mlp: MLP, problems: Problems, problem: Problem, probe: RidgeProbe, name: str):
+  def __init__(
+    self, mlp: MLP, sampler: TaskSampler, task_params: TaskParams, probe: RidgeProbe, name: str
+  ):
     self.mlp = mlp
-    self.problems = problems
-    self.problem = problem
+    self.sampler = sampler
+    self.task_params = task_params
     self.probe = probe
     self._name = name
 
@@ -54,7 +56,7 @@ class MLPTask(tasks_base.Task):
   def init_with_state(self, key: jax.Array) -> tuple[Params, Activations]:
     """Parameters, and zero activations of a batch's shape."""
     params = self.init(key)
-    x = jax.ShapeDtypeStruct((self.problems.batch_size, self.mlp.n_inputs), jnp.float32)
+    x = jax.ShapeDtypeStruct((self.sampler.batch_size, self.mlp.n_inputs), jnp.float32)
     shapes = jax.eval_shape(self.mlp.apply, params, x)
     return params, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -62,7 +64,7 @@ class MLPTask(tasks_base.Task):
     """The unlabelled batch of a step: {"x": [B,P]}, and "mask" [B] where `data` has one."""
     data = dict(data or {})
     if "x" not in data:
-      data["x"] = self.problems.unlabelled(self.problem, prng.split(key)[0])
+      data["x"] = self.sampler.unlabelled(self.task_params, prng.split(key)[0])
     return data
 
   def labelled(self, key: jax.Array, data: Batch = None) -> tuple[jax.Array, Targets, Targets]:
@@ -70,7 +72,7 @@ class MLPTask(tasks_base.Task):
     data = dict(data or {})
     names = ("probe_x", "train", "test")
     if not data.keys() >= set(names):
-      drawn = self.problems.labelled(self.problem, prng.split(key)[1])
+      drawn = self.sampler.labelled(self.task_params, prng.split(key)[1])
       data = dict(zip(names, drawn, strict=True)) | data
     return data["probe_x"], Targets(*data["train"]), Targets(*data["test"])
 
@@ -78,7 +80,7 @@ class MLPTask(tasks_base.Task):
     """The probe on a labelled draw under the present parameters."""
     x, train, test = self.labelled(key, data)
     features = self.mlp.features(params, x)
-    return self.probe(features, train, test, self.problems.max_ways, self.problem.ways)
+    return self.probe(features, train, test, self.sampler.max_ways, self.task_params.ways)
 
   def loss(self, params: Params, key: jax.Array, data: Batch = None) -> jax.Array:
     """The probe's loss, a scalar."""
@@ -116,7 +118,7 @@ class MLPTaskFamily(tasks_base.TaskFamily):
   """All problems of a distribution, on one architecture.
 
   Args:
-    problems: where problems and batches come from.
+    sampler: where tasks and batches come from.
     hidden: widths of the hidden layers.
     n_outputs: width of the embedding.
     nonlinearity: name of it, see `unsup_rule.rule.mlp.NONLINEARITIES`.
@@ -129,36 +131,36 @@ class MLPTaskFamily(tasks_base.TaskFamily):
 
   def __init__(
     self,
-    problems: Problems,
+    sampler: TaskSampler,
     hidden: Sequence[int] = (128, 128, 128, 128),
     n_outputs: int = 32,
     nonlinearity: str = "relu",
     probe: RidgeProbe | None = None,
     name: str | None = None,
   ):
-    if not isinstance(problems, Problems):
+    if not isinstance(sampler, TaskSampler):
       raise UnsupRuleError(
-        f"MLPTaskFamily.problems is {problems!r}; give a Problems, or let task_distribution "
+        f"MLPTaskFamily.sampler is {sampler!r}; give a TaskSampler, or let task_distribution "
         "make the families"
       )
-    self.mlp = MLP(problems.n_inputs, tuple(hidden), n_outputs, nonlinearity)
-    self.problems = problems
+    self.mlp = MLP(sampler.n_inputs, tuple(hidden), n_outputs, nonlinearity)
+    self.sampler = sampler
     self.probe = RidgeProbe() if probe is None else probe
     widths = "x".join(str(width) for width in (*self.mlp.hidden, n_outputs))
-    sources = "+".join(dict.fromkeys(problems.source_names))
+    sources = "+".join(dict.fromkeys(sampler.source_names))
     self._name: str = name or f"{sources}_{widths}".replace("/", "_")
 
   @property
   def source_names(self) -> tuple[str, ...]:
     """Names of the data sets, by the `source` of a sampled problem."""
-    return self.problems.source_names
+    return self.sampler.source_names
 
-  def sample(self, key: jax.Array) -> Problem:
+  def sample(self, key: jax.Array) -> TaskParams:
     """Draws a problem."""
-    return self.problems.sample(key)
+    return self.sampler.sample(key)
 
-  def task_fn(self, cfg: Problem) -> MLPTask:
+  def task_fn(self, cfg: TaskParams) -> MLPTask:
     """The task of one problem."""
-    return MLPTask(self.mlp, self.problems, cfg, self.probe, self._name)
+    return MLPTask(self.mlp, self.sampler, cfg, self.probe, self._name)
 
   eval_task_fn = task_fn

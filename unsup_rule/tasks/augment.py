@@ -21,7 +21,7 @@ N_TARGETS = 5  # sin and cos of the angle, two shifts, noise level
 
 
 @struct.dataclass
-class Law:
+class AugmentationParams:
   """The augmentation of one task: the largest coefficients, 0 where a kind is off.
 
   Attributes:
@@ -39,7 +39,7 @@ class Law:
   shading: jax.Array
 
 
-KINDS = tuple(field.name for field in dataclasses.fields(Law))
+KINDS = tuple(field.name for field in dataclasses.fields(AugmentationParams))
 _LARGEST_THICKNESS = 2
 _SHADING_WAVES = 1.0  # of a pattern across the image, at most, along each axis
 
@@ -93,13 +93,16 @@ class Augmentation:
 
 
 def augment(
-  images_BxHxWxC: jax.Array, law: Law, kinds: Collection[str], key: jax.Array
+  images_BxHxWxC: jax.Array,
+  params: AugmentationParams,
+  kinds: Collection[str],
+  key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws coefficients for each example under the task's law and applies them.
+  """Draws coefficients for each example under the task's parameters and applies them.
 
   Args:
     images_BxHxWxC: inputs of the model as images, float32.
-    law: largest coefficients.
+    params: largest coefficients.
     kinds: of `KINDS`, those that occur in any task; static, spares the work of the others.
     key: random key.
 
@@ -108,14 +111,14 @@ def augment(
   """
   batch = images_BxHxWxC.shape[0]
   unit_Bx4 = jax.random.uniform(key, (batch, 4), minval=-1.0, maxval=1.0)
-  angle_B = unit_Bx4[:, 0] * law.rotation
-  shift_Bx2 = unit_Bx4[:, 1:3] * law.shift
-  level_B = jnp.abs(unit_Bx4[:, 3]) * law.noise
+  angle_B = unit_Bx4[:, 0] * params.rotation
+  shift_Bx2 = unit_Bx4[:, 1:3] * params.shift
+  level_B = jnp.abs(unit_Bx4[:, 3]) * params.noise
   if "thickness" in kinds:
-    grown_B = law.thickness * jax.random.uniform(jax.random.fold_in(key, 2), (batch, 1))[:, 0]
+    grown_B = params.thickness * jax.random.uniform(jax.random.fold_in(key, 2), (batch, 1))[:, 0]
     images_BxHxWxC = _thickened(images_BxHxWxC, grown_B)
   if "shading" in kinds:
-    images_BxHxWxC = _shaded(images_BxHxWxC, law.shading, jax.random.fold_in(key, 3))
+    images_BxHxWxC = _shaded(images_BxHxWxC, params.shading, jax.random.fold_in(key, 3))
   if "rotation" in kinds or "shift" in kinds:
     images_BxHxWxC = jax.vmap(_resample)(images_BxHxWxC, angle_B, shift_Bx2)
   if "noise" in kinds:

@@ -1,4 +1,4 @@
-"""Few-shot problems drawn on the device from banks in memory: which classes, which permutation.
+"""Few-shot problems drawn on the device from datasets in memory: which classes, which permutation.
 
 Everything random is a function of a key, so a stream of problems and batches is resumed by resuming
 its key, and nothing crosses from the host while a truncation runs.
@@ -16,31 +16,31 @@ from flax import struct
 from unsup_rule import prng
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import Targets
-from unsup_rule.tasks.augment import KINDS, N_TARGETS, Law, augment
+from unsup_rule.tasks.augment import KINDS, N_TARGETS, AugmentationParams, augment
 from unsup_rule.tasks.sources import Source
 
 
 @struct.dataclass
-class Problem:
-  """One task: classes of one source, one permutation of the inputs, one augmentation law.
+class TaskParams:
+  """What one task is: classes of one source, one permutation of the inputs, one augmentation.
 
   Attributes:
     source: index of the source.
     ways: number of classes W.
-    classes: ids in the joint bank [max_ways]; only the first `ways` count.
+    classes: ids in the joint dataset [max_ways]; only the first `ways` count.
     permutation: of the inputs, [P].
-    law: augmentation.
+    augmentation: largest coefficients.
   """
 
   source: jax.Array
   ways: jax.Array
   classes: jax.Array
   permutation: jax.Array
-  law: Law
+  augmentation: AugmentationParams
 
 
-class Problems:
-  """The distribution of problems over one or several sources of one input shape.
+class TaskSampler:
+  """Draws tasks of one or several sources of one input shape, and their examples.
 
   Args:
     sources: data sets; all of one image shape.
@@ -60,12 +60,13 @@ class Problems:
     self.sources = tuple(sources)
     if not self.sources:
       raise UnsupRuleError("no data source given; name at least one in task_distribution.sources")
-    banks = [source.bank for source in self.sources]
-    for bank in banks[1:]:
-      if bank.shape != banks[0].shape or bank.scale != banks[0].scale:
+    datasets = [source.dataset for source in self.sources]
+    for dataset in datasets[1:]:
+      if dataset.shape != datasets[0].shape or dataset.scale != datasets[0].scale:
         raise UnsupRuleError(
-          f"{bank.name} has inputs {bank.shape} but {banks[0].name} has {banks[0].shape}; sources "
-          "of one family need one shape and scale: set a common resolution and grey"
+          f"{dataset.name} has inputs {dataset.shape} but {datasets[0].name} has "
+          f"{datasets[0].shape}; sources of one family need one shape and scale: "
+          "set a common resolution and grey"
         )
     if batch_size < 2:
       raise UnsupRuleError(
@@ -75,80 +76,84 @@ class Problems:
       raise UnsupRuleError(f"permute is {permute}; give a share from 0 to 1")
     self.batch_size = batch_size
     self.permute = permute
-    self.shape = banks[0].shape
-    self.n_inputs = banks[0].n_inputs
+    self.shape = datasets[0].shape
+    self.n_inputs = datasets[0].n_inputs
     self.max_ways = max(max(source.ways) for source in self.sources)
     self.n_labelled = examples_per_class * self.max_ways
     for source in self.sources:
-      bank, needed = source.bank, 2 * -(-self.n_labelled // min(source.ways))
-      if bank.counts.min() < needed:
-        name = bank.class_names[int(np.argmin(bank.counts))]
+      dataset, needed = source.dataset, 2 * -(-self.n_labelled // min(source.ways))
+      if dataset.counts.min() < needed:
+        name = dataset.class_names[int(np.argmin(dataset.counts))]
         raise UnsupRuleError(
-          f"{bank.name} ({bank.split}) has only {bank.counts.min()} examples of class {name!r}, "
-          f"the probe draws {needed}; lower examples_per_class or leave that class out"
+          f"{dataset.name} ({dataset.split}) has only {dataset.counts.min()} examples of class "
+          f"{name!r}, the probe draws {needed}; lower examples_per_class or leave that class out"
         )
-    laws = np.array([source.augmentation.largest for source in self.sources])
-    self.kinds = frozenset(kind for i, kind in enumerate(KINDS) if laws[:, i].any())
+    augmentations = np.array([source.augmentation.largest for source in self.sources])
+    self.kinds = frozenset(kind for i, kind in enumerate(KINDS) if augmentations[:, i].any())
     self.n_targets = N_TARGETS if self.kinds & {"rotation", "shift", "noise"} else 0
 
-    first_rows = np.cumsum([0] + [len(bank) for bank in banks[:-1]])
-    first_classes = np.cumsum([0] + [bank.n_classes for bank in banks[:-1]])
-    choices = np.zeros((len(banks), max(len(source.ways) for source in self.sources)), np.int32)
+    first_rows = np.cumsum([0] + [len(dataset) for dataset in datasets[:-1]])
+    first_classes = np.cumsum([0] + [dataset.n_classes for dataset in datasets[:-1]])
+    choices = np.zeros((len(datasets), max(len(source.ways) for source in self.sources)), np.int32)
     for row, source in zip(choices, self.sources, strict=True):
       row[: len(source.ways)] = source.ways
     weights = np.array([source.weight for source in self.sources], np.float64)
-    self._images = jnp.asarray(np.concatenate([bank.images for bank in banks]))
-    self._scale = banks[0].scale
+    self._images = jnp.asarray(np.concatenate([dataset.images for dataset in datasets]))
+    self._scale = datasets[0].scale
     self._starts = jnp.asarray(
-      np.concatenate([bank.starts + row for bank, row in zip(banks, first_rows, strict=True)]),
+      np.concatenate(
+        [dataset.starts + row for dataset, row in zip(datasets, first_rows, strict=True)]
+      ),
       jnp.int32,
     )
-    self._counts = jnp.asarray(np.concatenate([bank.counts for bank in banks]), jnp.int32)
-    self._strides = jnp.asarray(_strides(np.concatenate([bank.counts for bank in banks])))
+    self._counts = jnp.asarray(np.concatenate([dataset.counts for dataset in datasets]), jnp.int32)
+    self._strides = jnp.asarray(_strides(np.concatenate([dataset.counts for dataset in datasets])))
     self._first_class = jnp.asarray(first_classes, jnp.int32)
-    self._n_classes = jnp.asarray([bank.n_classes for bank in banks], jnp.int32)
+    self._n_classes = jnp.asarray([dataset.n_classes for dataset in datasets], jnp.int32)
     self._choices = jnp.asarray(choices)
     self._n_choices = jnp.asarray([len(source.ways) for source in self.sources], jnp.int32)
     self._log_weights = jnp.asarray(np.log(weights / weights.sum()), jnp.float32)
-    self._laws = jnp.asarray(laws, jnp.float32)
-    self._law_probabilities = jnp.asarray(
+    self._augmentations = jnp.asarray(augmentations, jnp.float32)
+    self._augmentation_probabilities = jnp.asarray(
       [source.augmentation.probabilities for source in self.sources], jnp.float32
     )
 
   @property
   def source_names(self) -> tuple[str, ...]:
-    """Names of the data sets, by `Problem.source`."""
-    return tuple(source.bank.name for source in self.sources)
+    """Names of the data sets, by `TaskParams.source`."""
+    return tuple(source.dataset.name for source in self.sources)
 
   @property
   def nbytes(self) -> int:
     """Memory of the examples on the device, bytes."""
     return self._images.nbytes
 
-  def class_names(self, problem: Problem) -> list[str]:
+  def class_names(self, task_params: TaskParams) -> list[str]:
     """Names of the classes of a problem, by label."""
-    names = [name for source in self.sources for name in source.bank.class_names]
-    return [names[c] for c in np.asarray(problem.classes)[: int(problem.ways)]]
+    names = [name for source in self.sources for name in source.dataset.class_names]
+    return [names[c] for c in np.asarray(task_params.classes)[: int(task_params.ways)]]
 
-  def sample(self, key: jax.Array) -> Problem:
-    """Draws a problem: source, ways, classes, permutation, law."""
-    source_key, ways_key, class_key, permutation_key, law_key = prng.split(key, 5)
+  def sample(self, key: jax.Array) -> TaskParams:
+    """Draws a task: source, ways, classes, permutation, augmentation."""
+    source_key, ways_key, class_key, permutation_key, augmentation_key = prng.split(key, 5)
     source = jax.random.categorical(source_key, self._log_weights)
     choice = prng.integers(ways_key, (), self._n_choices[source])
-    most = int(max(source.bank.n_classes for source in self.sources))
+    most = int(max(source.dataset.n_classes for source in self.sources))
     lottery = prng.uniform(class_key, (most,))
     lottery = jnp.where(jnp.arange(most) < self._n_classes[source], lottery, 2.0)
     classes = self._first_class[source] + jnp.argsort(lottery)[: self.max_ways]
     # One key a kind beyond the first three, which keep the draws that recorded runs had.
-    lots = [prng.uniform(law_key, (3,))]
-    lots += [prng.uniform(jax.random.fold_in(law_key, i), (1,)) for i in range(3, len(KINDS))]
-    drawn = jnp.concatenate(lots) < self._law_probabilities[source]
-    return Problem(
+    lots = [prng.uniform(augmentation_key, (3,))]
+    lots += [
+      prng.uniform(jax.random.fold_in(augmentation_key, i), (1,)) for i in range(3, len(KINDS))
+    ]
+    drawn = jnp.concatenate(lots) < self._augmentation_probabilities[source]
+    return TaskParams(
       source=source,
       ways=self._choices[source, choice],
       classes=classes.astype(jnp.int32),
       permutation=self._permutation(permutation_key),
-      law=Law(*jnp.where(drawn, self._laws[source], 0.0)),
+      augmentation=AugmentationParams(*jnp.where(drawn, self._augmentations[source], 0.0)),
     )
 
   def _permutation(self, key: jax.Array) -> jax.Array:
@@ -161,55 +166,60 @@ class Problems:
       return drawn
     return jnp.where(prng.uniform(jax.random.fold_in(key, 0)) < self.permute, drawn, own)
 
-  def unlabelled(self, problem: Problem, key: jax.Array) -> jax.Array:
+  def unlabelled(self, task_params: TaskParams, key: jax.Array) -> jax.Array:
     """B examples of the problem's classes, all equally likely: [B, P]."""
     label_key, example_key = prng.split(key)
-    labels_B = prng.integers(label_key, (self.batch_size,), problem.ways)
-    return self._examples(problem, labels_B, example_key)[0]
+    labels_B = prng.integers(label_key, (self.batch_size,), task_params.ways)
+    return self._examples(task_params, labels_B, example_key)[0]
 
-  def labelled(self, problem: Problem, key: jax.Array) -> tuple[jax.Array, Targets, Targets]:
+  def labelled(self, task_params: TaskParams, key: jax.Array) -> tuple[jax.Array, Targets, Targets]:
     """K train, then K test examples [2K, P] and their targets; classes take turns, shuffled."""
     order_key, example_key = prng.split(key)
     label_keys = prng.split(order_key)
-    turns_K = jnp.arange(self.n_labelled) % problem.ways
+    turns_K = jnp.arange(self.n_labelled) % task_params.ways
     labels_2K = jnp.concatenate([jax.random.permutation(k, turns_K) for k in label_keys])
-    x, targets = self._examples(problem, labels_2K, example_key, distinct=True)
+    x, targets = self._examples(task_params, labels_2K, example_key, distinct=True)
     k = self.n_labelled
     return x, Targets(labels_2K[:k], targets[:k]), Targets(labels_2K[k:], targets[k:])
 
   def _examples(
-    self, problem: Problem, labels: jax.Array, key: jax.Array, distinct: bool = False
+    self, task_params: TaskParams, labels: jax.Array, key: jax.Array, distinct: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """One random example for each label: inputs [len, P] and augmentation targets [len, 0 or 5]."""
     row_key, augment_key = prng.split(key)
-    classes = problem.classes[labels]
+    classes = task_params.classes[labels]
     counts = self._counts[classes]
     if distinct:
-      offsets = self._distinct_offsets(problem, labels, row_key)
+      offsets = self._distinct_offsets(task_params, labels, row_key)
     else:
       offsets = _random_below(row_key, counts)
     rows = self._starts[classes] + offsets
     images = self._images[rows].astype(jnp.float32) * self._scale
     targets = jnp.zeros((labels.shape[0], 0))
     if self.kinds:
-      images, coefficients = augment(images, problem.law, self.kinds, augment_key)
+      images, coefficients = augment(images, task_params.augmentation, self.kinds, augment_key)
       targets = coefficients[:, : self.n_targets]
     x = images.reshape(labels.shape[0], self.n_inputs)
-    return x[:, problem.permutation], targets
+    return x[:, task_params.permutation], targets
 
-  def _distinct_offsets(self, problem: Problem, labels: jax.Array, key: jax.Array) -> jax.Array:
+  def _distinct_offsets(
+    self, task_params: TaskParams, labels: jax.Array, key: jax.Array
+  ) -> jax.Array:
     """Offsets within each example's class, no two alike: train and test must not share an example.
 
     The j-th example of a class is number (start + j stride) mod count, start and stride random.
     """
     start_key, stride_key = prng.split(key)
-    counts_W = self._counts[problem.classes]
+    counts_W = self._counts[task_params.classes]
     starts_W = _random_below(start_key, counts_W)
     column_W = prng.integers(stride_key, counts_W.shape, self._strides.shape[1])
-    strides_W = self._strides[problem.classes, column_W]
+    strides_W = self._strides[task_params.classes, column_W]
     one_hot = jax.nn.one_hot(labels, self.max_ways, dtype=jnp.int32)
     rank = jnp.sum(one_hot * (jnp.cumsum(one_hot, axis=0) - 1), axis=1)
     return (starts_W[labels] + rank * strides_W[labels]) % counts_W[labels]
+
+
+Problems = TaskSampler  # The name it had before.
 
 
 def _random_below(key: jax.Array, counts: jax.Array) -> jax.Array:

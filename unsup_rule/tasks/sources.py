@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule.data.dataset import Bank
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.data.sets import load
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.tasks.augment import Augmentation
 
 _WORDS = ("presence", "counts")
-_SPLIT_APART = ("glyphs", "silhouettes")  # no typeface, no family of shapes is in two splits
+_DISJOINT_SPLITS = ("glyphs", "silhouettes")  # no typeface, no family of shapes is in two splits
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSet:
+class DatasetSpec:
   """One line of a gin file's list of data sets.
 
   Attributes:
@@ -75,9 +75,9 @@ class DataSet:
       )
 
   @classmethod
-  def from_settings(cls, settings: "str | Mapping[str, Any] | DataSet") -> "DataSet":
+  def from_settings(cls, settings: "str | Mapping[str, Any] | DatasetSpec") -> "DatasetSpec":
     """Reads a name alone, or a dictionary of the attributes."""
-    if isinstance(settings, DataSet):
+    if isinstance(settings, DatasetSpec):
       return settings
     if isinstance(settings, str):
       settings = {"name": settings}
@@ -105,17 +105,17 @@ class DataSet:
     fields = [field.name for field in dataclasses.fields(Augmentation)]
     return Augmentation(**{name: getattr(self, name) for name in fields})
 
-  def bank(self, resolution: int | None = None) -> Bank:
+  def load(self, resolution: int | None = None) -> Dataset:
     """Loads the examples."""
-    bank = load(self.name, self.split, resolution=resolution, grey=self.grey)
-    if self.words == "presence" and not bank.is_image and bank.images.dtype == np.uint8:
-      bank = dataclasses.replace(bank, images=np.minimum(bank.images, 1))
-    return bank.select_classes(self.classes) if self.classes else bank
+    dataset = load(self.name, self.split, resolution=resolution, grey=self.grey)
+    if self.words == "presence" and not dataset.is_image and dataset.images.dtype == np.uint8:
+      dataset = dataclasses.replace(dataset, images=np.minimum(dataset.images, 1))
+    return dataset.select_classes(self.classes) if self.classes else dataset
 
   def source(self, resolution: int | None = None, weight: float | None = None) -> "Source":
     """The problems made from it at one resolution."""
-    bank = self.bank(resolution)
-    return Source(bank, self.ways, self.weight if weight is None else weight, self.augmentation)
+    dataset = self.load(resolution)
+    return Source(dataset, self.ways, self.weight if weight is None else weight, self.augmentation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,49 +123,49 @@ class Source:
   """Examples, and the problems made from them.
 
   Attributes:
-    bank: the examples.
+    dataset: the examples.
     ways: numbers of classes a problem may have, each as likely; () for all classes.
     weight: relative frequency of problems from this source.
-    augmentation: law of its tasks.
+    augmentation: of its tasks.
   """
 
-  bank: Bank
+  dataset: Dataset
   ways: tuple[int, ...] = ()
   weight: float = 1.0
   augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
   def __post_init__(self):
-    object.__setattr__(self, "ways", tuple(self.ways) or (self.bank.n_classes,))
+    object.__setattr__(self, "ways", tuple(self.ways) or (self.dataset.n_classes,))
     for n in self.ways:
-      if not 2 <= n <= self.bank.n_classes:
+      if not 2 <= n <= self.dataset.n_classes:
         raise UnsupRuleError(
-          f"{self.bank.name} has {self.bank.n_classes} classes, so a {n}-way problem is "
-          f"impossible; choose ways between 2 and {self.bank.n_classes}"
+          f"{self.dataset.name} has {self.dataset.n_classes} classes, so a {n}-way problem is "
+          f"impossible; choose ways between 2 and {self.dataset.n_classes}"
         )
     for kind in ("rotation", "shift", "thickness", "shading"):
-      if getattr(self.augmentation, kind) and not self.bank.is_image:
-        raise UnsupRuleError(f"{self.bank.name} has no images, so no {kind}; set it to 0")
+      if getattr(self.augmentation, kind) and not self.dataset.is_image:
+        raise UnsupRuleError(f"{self.dataset.name} has no images, so no {kind}; set it to 0")
 
 
-def check_apart(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
+def check_disjoint(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
   """Refuses a data set that is both trained and evaluated on, whatever the split or configuration.
 
   The same set is fine with classes that do not overlap, and glyphs and silhouettes with another
   split, since no typeface and no family of shapes is in two splits.
 
   Args:
-    training: settings of data sets, see `DataSet`.
+    training: settings of data sets, see `DatasetSpec`.
     evaluation: settings of data sets.
 
   Raises:
     UnsupRuleError: names the set.
   """
-  evaluated = [DataSet.from_settings(settings) for settings in evaluation]
-  for trained in map(DataSet.from_settings, training):
+  evaluated = [DatasetSpec.from_settings(settings) for settings in evaluation]
+  for trained in map(DatasetSpec.from_settings, training):
     for other in evaluated:
       # Configurations of one set ("imagenet_resized/8x8") and its versions hold the same examples.
       family, other_family = (re.split("[/:]", one.name)[0] for one in (trained, other))
-      drawn_apart = family in _SPLIT_APART and trained.split != other.split
+      drawn_apart = family in _DISJOINT_SPLITS and trained.split != other.split
       disjoint = (
         trained.name == other.name
         and trained.classes

@@ -10,7 +10,7 @@ from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.plugin.task import MLPTask
 from unsup_rule.probe import RidgeProbe
-from unsup_rule.tasks.sampler import Problems
+from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source
 
 
@@ -37,29 +37,29 @@ class LibraryOptimizer:
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Trains on labelled draws of the train split."""
-    problems = Problems(
-      [Source(setting.data.bank(setting.data.train_split))],
+    sampler = TaskSampler(
+      [Source(setting.data.load(setting.data.train_split))],
       batch_size=setting.batch_size,
       examples_per_class=setting.examples_per_class,
       permute=False,
     )
-    mlp = setting.mlp(problems.n_inputs)
+    mlp = setting.mlp(sampler.n_inputs)
 
     def init(key, permutation):
       # All classes, in the order of the labels that draws have; the permutation is the seed's.
-      classes = jnp.arange(problems.max_ways, dtype=jnp.int32)
-      drawn = problems.sample(key)
-      problem = dataclasses.replace(drawn, permutation=permutation, classes=classes)
-      return self.optimizer.init(mlp.init(key), num_steps=setting.steps[-1], key=key), problem
+      classes = jnp.arange(sampler.max_ways, dtype=jnp.int32)
+      drawn = sampler.sample(key)
+      task_params = dataclasses.replace(drawn, permutation=permutation, classes=classes)
+      return self.optimizer.init(mlp.init(key), num_steps=setting.steps[-1], key=key), task_params
 
     def step(state, key, unused_x_BxP):
-      optimizer_state, problem = state
+      optimizer_state, task_params = state
       loss_key, update_key = jax.random.split(key)
-      task = MLPTask(mlp, problems, problem, RidgeProbe(), self.name)
+      task = MLPTask(mlp, sampler, task_params, RidgeProbe(), self.name)
       params = self.optimizer.get_params(optimizer_state)
       loss, gradient = jax.value_and_grad(task.loss)(params, loss_key)
       optimizer_state = self.optimizer.update(optimizer_state, gradient, loss=loss, key=update_key)
-      return optimizer_state, problem
+      return optimizer_state, task_params
 
     def embed(state, x_ExP):
       return mlp.features(self.optimizer.get_params(state[0]), x_ExP)

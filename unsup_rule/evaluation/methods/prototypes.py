@@ -17,7 +17,7 @@ from unsup_rule.evaluation.protocol import Episodes
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.probe import Targets
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.tasks.sampler import Problems
+from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source
 
 
@@ -50,13 +50,13 @@ class Prototypes:
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Compiles training on the other data set."""
-    problems = self._problems(setting, inputs.values_NxP.shape[1])
-    mlp = setting.mlp(problems.n_inputs)
+    sampler = self._sampler(setting, inputs.values_NxP.shape[1])
+    mlp = setting.mlp(sampler.n_inputs)
     optimizer = optax.adam(self.learning_rate)
 
     def loss(params, key):
-      problem_key, draw_key = jax.random.split(key)
-      x, fit, query = problems.labelled(problems.sample(problem_key), draw_key)
+      task_key, draw_key = jax.random.split(key)
+      x, fit, query = sampler.labelled(sampler.sample(task_key), draw_key)
       return problem_loss(mlp, params, x, fit, query, self.ways)
 
     @jax.jit
@@ -93,19 +93,19 @@ class Prototypes:
     """A gradient a problem."""
     return float(self.steps)
 
-  def _problems(self, setting: Setting, n_inputs: int) -> Problems:
+  def _sampler(self, setting: Setting, n_inputs: int) -> TaskSampler:
     if self.data == setting.data.name:
       raise UnsupRuleError(
         f"Prototypes.data is {self.data!r}, which the cell tests on; choose another data set"
       )
-    bank = load(self.data, self.split, resolution=math.isqrt(n_inputs))
-    if bank.n_inputs != n_inputs:
+    dataset = load(self.data, self.split, resolution=math.isqrt(n_inputs))
+    if dataset.n_inputs != n_inputs:
       raise UnsupRuleError(
-        f"a prototypical network trained on {self.data!r} reads {bank.n_inputs} inputs, but "
+        f"a prototypical network trained on {self.data!r} reads {dataset.n_inputs} inputs, but "
         f"{setting.data.label} has {n_inputs}; choose another Prototypes.data or leave it out"
       )
-    return Problems(
-      [Source(bank, (self.ways,))],
+    return TaskSampler(
+      [Source(dataset, (self.ways,))],
       examples_per_class=self.examples_per_class,
       permute=setting.permute,
     )
