@@ -204,9 +204,9 @@ def test_words_are_presence_unless_counts_are_asked_for(monkeypatch):
   counts = np.array([[0, 3, 255], [1, 0, 2]], np.uint8)
   texts = Dataset.build("texts", "train", counts, np.array([0, 1]), ["bad", "good"], 1.0)
   monkeypatch.setattr("unsup_rule.tasks.sources.load", lambda *args, **kwargs: texts)
-  shown = DatasetSpec("texts").dataset().images[:, 0, 0]
+  shown = DatasetSpec("texts").load().images[:, 0, 0]
   assert shown.tolist() == [[0, 1, 1], [1, 0, 1]]
-  assert DatasetSpec("texts", words="counts").dataset().images[:, 0, 0].tolist() == counts.tolist()
+  assert DatasetSpec("texts", words="counts").load().images[:, 0, 0].tolist() == counts.tolist()
 
 
 @pytest.mark.parametrize(
