@@ -23,7 +23,7 @@ ALONE = sorted(set(QUICK) - {"prototypes"})  # which read a data set of their ow
 def blob_data(monkeypatch):
   """Serves blobs as the data set; tests put other datasets in."""
   datasets = {"train": blobs("train"), "test": blobs("test")}
-  monkeypatch.setattr(Data, "dataset", lambda self, split: datasets[split])
+  monkeypatch.setattr(Data, "load", lambda self, split: datasets[split])
   return datasets
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from fault_helpers import largest_file
 
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint, lock, trees
 
@@ -116,10 +117,33 @@ def test_only_damaged_checkpoints_is_an_error(tmp_path):
     checkpoint.load_state(tmp_path)
 
 
-def test_checkpoint_of_a_later_format_is_not_taken_for_damaged(tmp_path):
-  (tmp_path / "checkpoint_4").write_bytes(b"unsup-rule state 9 abc\npayload")
-  with pytest.raises(UnsupRuleError, match="has format 9, this version reads 1"):
+@pytest.mark.parametrize(("format", "message"), [(1, "by an earlier version"), (9, "reads 2")])
+def test_checkpoint_of_another_format_is_not_taken_for_damaged(tmp_path, format, message):
+  path = tmp_path / "checkpoint_4"
+  if format == 1:
+    path.write_bytes(b"unsup-rule state 1 abc\npayload")
+  else:
+    storage.Container("checkpoint", format, {}, {"state": {}}).write(path)
+  with pytest.raises(UnsupRuleError, match=f"has format {format}, .*{message}"):
     checkpoint.load_state(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["rule", "dataset"])
+def test_a_file_of_another_kind_is_no_checkpoint(tmp_path, kind):
+  storage.Container(kind, 2, {}, {}).write(tmp_path / "checkpoint_4")
+  with pytest.raises(UnsupRuleError, match=f"it is a {kind}, not a checkpoint"):
+    checkpoint.read_state(tmp_path / "checkpoint_4")
+
+
+def test_sizes_are_checked_before_anything_is_allocated(tmp_path):
+  """A header may claim what it likes: nothing is read that the file has not."""
+  path = tmp_path / "checkpoint_4"
+  storage.Container("checkpoint", 2, {"x": np.ones(7)}, {"state": {}}).write(path)
+  content = path.read_bytes()
+  path.write_bytes(content.replace(b"(7,), }" + b" " * 12, b"(7000000000000,), }"))
+  assert path.read_bytes() != content
+  with pytest.raises(UnsupRuleError, match="is damaged"):
+    checkpoint.read_state(path)
 
 
 def test_full_disk_leaves_the_old_files(tmp_path):

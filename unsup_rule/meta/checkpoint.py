@@ -1,22 +1,19 @@
-"""What a run leaves in its folder: `params` for users, `checkpoint_<step>` for resuming.
+"""What a run leaves in its folder: `params` for the library, `checkpoint_<step>` for resuming.
 
 `params` is the library's `ParameterCheckpoint` in flax's msgpack form; with `config.gin` beside it
-the library's `opt_from_checkpoint` loads it. `checkpoint_<step>` is one line of text, then msgpack:
-
-  unsup-rule state 1 <sha256 of what follows, in hexadecimal>\\n
-
-Nothing is pickled: a checkpoint from strangers can be wrong but runs no code.
+the library's `opt_from_checkpoint` loads it. `checkpoint_<step>` is a container, see
+`storage.Container`. Nothing is pickled: a checkpoint from strangers can be wrong but runs no code.
 """
 
-import hashlib
 import pathlib
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import flax.serialization
 import msgpack
+import numpy as np
 from learned_optimization import checkpoints as _register_haiku_trees  # noqa: F401
 from learned_optimization.outer_trainers import gradient_learner
 
@@ -24,8 +21,9 @@ from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import trees
 
-_MAGIC = b"unsup-rule state "
-_VERSION = b"1"
+_KIND, _FORMAT = "checkpoint", 2
+_EARLIER = b"unsup-rule state "  # How files of format 1 began.
+_ARRAY = "$array"  # The one key of what stands for an array among the plain values.
 _NAME = re.compile(r"checkpoint_(\d+)")
 _KEPT = 2
 
@@ -96,12 +94,11 @@ def save_state(
     kept: how many to keep, with this one.
   """
   folder = pathlib.Path(folder)
-  payload = flax.serialization.msgpack_serialize(dict(state))
-  digest = hashlib.sha256(payload).hexdigest().encode()
   path = folder / f"checkpoint_{step}"
-  with storage.atomic_open(path) as stream:
-    stream.write(_MAGIC + _VERSION + b" " + digest + b"\n")
-    stream.write(payload)
+  arrays: dict[str, np.ndarray] = {}
+  storage.Container(_KIND, _FORMAT, arrays, {"state": _without_arrays(state, (), arrays)}).write(
+    path
+  )
   numbers = sorted(_numbered(folder), reverse=True)
   # Later ones are damaged: this run has passed over them.
   later = [number for number in numbers if number > step]
@@ -124,8 +121,9 @@ def load_state(folder: str | pathlib.Path) -> dict[str, Any] | None:
     path = folder / f"checkpoint_{number}"
     try:
       return _read(path)
-    except (_DamagedError, OSError) as error:
-      warnings.warn(f"{path} is damaged ({error}); trying the one before it", stacklevel=2)
+    except (storage.DamagedError, OSError) as error:
+      reason = getattr(error, "reason", error)
+      warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=2)
   if numbers:
     raise UnsupRuleError(
       f"every checkpoint in {folder} is damaged; restore one from a copy, or "
@@ -142,27 +140,42 @@ def read_state(path: str | pathlib.Path) -> dict[str, Any]:
   """
   try:
     return _read(pathlib.Path(path))
-  except (_DamagedError, OSError) as error:
-    raise UnsupRuleError(f"{path} is damaged ({error}); restore it from a copy") from error
-
-
-class _DamagedError(Exception):
-  pass
+  except OSError as error:
+    raise UnsupRuleError(f"cannot read {path}: {error.strerror}; restore it from a copy") from error
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  header, _, payload = path.read_bytes().partition(b"\n")
-  fields = header.removeprefix(_MAGIC).split(b" ")
-  if not header.startswith(_MAGIC) or len(fields) != 2:
-    raise _DamagedError("no header")
-  if fields[0] != _VERSION:
-    raise UnsupRuleError(
-      f"{path} has format {fields[0].decode(errors='replace')}, this version "
-      f"reads {_VERSION.decode()}; use the version that wrote it"
-    )
-  if hashlib.sha256(payload).hexdigest().encode() != fields[1]:
-    raise _DamagedError("checksum differs")
-  return cast(dict[str, Any], flax.serialization.msgpack_restore(payload))
+  with path.open("rb") as stream:
+    if stream.read(len(_EARLIER)) == _EARLIER:
+      raise UnsupRuleError(
+        f"{path} has format 1, made by an earlier version; go on with that version, or start anew "
+        "in another --train_log_dir"
+      )
+  found = storage.Container.read(path, _KIND, [_FORMAT])
+  try:
+    return _with_arrays(found.values["state"], found.arrays)
+  except storage.DAMAGE as error:
+    raise storage.DamagedError(path, repr(error)) from error
+
+
+def _without_arrays(value: Any, place: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Any:
+  """Plain values, with each array moved to `arrays` and its name in its place."""
+  if isinstance(value, Mapping):
+    return {name: _without_arrays(item, (*place, name), arrays) for name, item in value.items()}
+  if not isinstance(value, (np.ndarray, np.generic)):
+    return value
+  name = f"{len(arrays)}/{'/'.join(place)}"  # The number keeps names apart.
+  arrays[name] = np.asarray(value)
+  return {_ARRAY: name}
+
+
+def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+  """What `_without_arrays` took apart."""
+  if not isinstance(value, Mapping):
+    return value
+  if value.keys() == {_ARRAY}:
+    return arrays[value[_ARRAY]]
+  return {name: _with_arrays(item, arrays) for name, item in value.items()}
 
 
 def _numbered(folder: pathlib.Path) -> list[int]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unsup_rule.errors import UnsupRuleError
+from unsup_rule import storage
 
 
 def to_leaves(tree: Any) -> dict[str, np.ndarray]:
@@ -31,24 +31,8 @@ def from_leaves(leaves: Mapping[str, np.ndarray], like: Any, what: str) -> Any:
     UnsupRuleError: names the first leaf that is missing, is too many, or differs in shape or dtype.
   """
   paths, structure = jax.tree_util.tree_flatten_with_path(like)
-  wanted = {jax.tree_util.keystr(path): _abstract(leaf) for path, leaf in paths}
-  for name, abstract in wanted.items():
-    if name not in leaves:
-      raise UnsupRuleError(
-        f"{what} has no leaf {name} {abstract}; it was made with another configuration"
-      )
-    found = _abstract(leaves[name])
-    if found != abstract:
-      raise UnsupRuleError(
-        f"{what} does not fit: leaf {name} is {found}, expected {abstract}; "
-        "it was made with another configuration"
-      )
-  for name, leaf in leaves.items():
-    if name not in wanted:
-      raise UnsupRuleError(
-        f"{what} has a leaf too many, {name} {_abstract(leaf)}; it was made with "
-        "another configuration"
-      )
+  wanted = {jax.tree_util.keystr(path): _typed(leaf) for path, leaf in paths}
+  storage.check_fit(leaves, wanted, what, "it was made with another configuration")
   return jax.tree_util.tree_unflatten(structure, [jnp.asarray(leaves[name]) for name in wanted])
 
 
@@ -88,8 +72,3 @@ def _arrays(tree: Any) -> list[np.ndarray]:
 def _typed(leaf: Any) -> Any:
   # A Python scalar counts as what jax makes of it.
   return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
-
-
-def _abstract(leaf: Any) -> str:
-  typed = _typed(leaf)
-  return f"{np.dtype(typed.dtype)}{list(typed.shape)}"

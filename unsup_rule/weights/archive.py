@@ -1,10 +1,7 @@
-"""The `.npz` file that a meta-trained rule is shipped in: numpy's own format, nothing pickled.
+"""The file that a meta-trained rule is shipped in: a container, see `storage.Container`.
 
-Arrays are named "module/leaf" as in theta; beside them `header` holds UTF-8 JSON:
+Arrays are named "module/leaf" as in theta; the values beside them are
 
-  format      2; a reader knows 1 as well, and refuses any other
-  arrays      {name: {"shape": [..], "dtype": ".."}}
-  sha256      of all arrays, see `digest`
   sizes       as `Sizes`
   dynamics    as `Dynamics`; format 1 calls it step_size and has its first three fields
   use         {"steps": .., "batch_size": ..}, what the rule is at its best with
@@ -12,13 +9,7 @@ Arrays are named "module/leaf" as in theta; beside them `header` holds UTF-8 JSO
 """
 
 import dataclasses
-import hashlib
-import io
-import json
 import os
-import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,20 +22,8 @@ from unsup_rule.rule.schedule import Dynamics
 from unsup_rule.rule.theta import Sizes, Theta, init_theta, sizes_of
 
 FORMAT = 2
-_HEADER = "header"
+_KIND = "rule"
 _DYNAMICS = {1: "step_size", 2: "dynamics"}  # its name in each format
-_DAMAGE = (
-  OSError,
-  ValueError,
-  KeyError,
-  TypeError,
-  AttributeError,
-  IndexError,
-  EOFError,
-  NotImplementedError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,21 +67,13 @@ class Archive:
 
   def write(self, path: str | os.PathLike) -> None:
     """Writes the file atomically; the same content makes the same bytes."""
-    arrays = _flat(self.theta)
-    header = {
-      "format": FORMAT,
-      "arrays": {n: {"shape": a.shape, "dtype": str(a.dtype)} for n, a in arrays.items()},
-      "sha256": digest(self.theta),
+    values = {
       "sizes": dataclasses.asdict(self.sizes),
       "dynamics": dataclasses.asdict(self.dynamics),
       "use": dataclasses.asdict(self.use),
       "provenance": self.provenance,
     }
-    text = json.dumps(header, indent=1).encode()
-    named: dict[str, Any] = {_HEADER: np.frombuffer(text, np.uint8), **arrays}
-    stream = io.BytesIO()
-    np.savez(stream, **named)
-    storage.write_bytes(path, stream.getvalue())
+    storage.Container(_KIND, FORMAT, _flat(self.theta), values).write(path)
 
   @classmethod
   def read(cls, path: str | os.PathLike) -> "Archive":
@@ -111,45 +82,53 @@ class Archive:
     Raises:
       UnsupRuleError: it is missing, damaged, of another format, or not a rule.
     """
-    path = pathlib.Path(path)
     try:
-      content = path.read_bytes()
+      found = storage.Container.read(path, _KIND, tuple(_DYNAMICS))
     except OSError as error:
       raise UnsupRuleError(
         f"cannot read {path}: {error.strerror}; give the path of a .npz file of a rule"
       ) from error
-    try:
-      with np.load(io.BytesIO(content), allow_pickle=False) as found:
-        header = json.loads(bytes(found[_HEADER]))
-        version = header["format"]
-        arrays = {n: found[n] for n in found.files if n != _HEADER} if version in _DYNAMICS else {}
-    except _DAMAGE as error:
+    except storage.DamagedError as error:
       raise UnsupRuleError(
-        f"{path} is damaged or holds no rule; copy it again, or make it with unsup-rule export"
+        f"{path} is damaged or holds no rule; copy it again, or make it with unsup-rule export "
+        f"({error.reason})"
       ) from error
-    if version not in _DYNAMICS:
-      raise UnsupRuleError(
-        f"{path} has format {version!r}, this version of unsup-rule reads 1 and 2; install the "
-        "version that wrote it, or export the rule again"
-      )
     try:
-      theta = _nested(arrays)
-      _check(theta, header)
-      dynamics = Dynamics(**header[_DYNAMICS[version]])
-      return cls(theta, dynamics, Use(**header["use"]), dict(header["provenance"]))
+      theta = _nested(found.arrays)
+      check_fits(theta, Sizes(**found.values["sizes"]), "theta")
+      dynamics = Dynamics(**found.values[_DYNAMICS[found.format]])
+      use, provenance = Use(**found.values["use"]), dict(found.values["provenance"])
+      return cls(theta, dynamics, use, provenance)
     except UnsupRuleError as error:
       raise UnsupRuleError(f"{path}: {error}") from error
-    except _DAMAGE as error:
+    except storage.DAMAGE as error:
       raise UnsupRuleError(f"{path} is damaged ({error!r}); copy it again") from error
+
+
+def check_fits(theta: Mapping[str, Mapping[str, Any]], sizes: Sizes, what: str) -> None:
+  """Refuses a theta that is no whole rule of these sizes, or holds values that are not finite.
+
+  Args:
+    theta: arrays by module and leaf.
+    sizes: what they must fit.
+    what: names theta in messages, such as "theta in runs/a".
+
+  Raises:
+    UnsupRuleError: names the first array that is missing, differs, or is too many.
+  """
+  expected = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
+  wanted = {
+    f"{module}/{n}": leaf for module, leaves in expected.items() for n, leaf in leaves.items()
+  }
+  arrays = _flat(theta)
+  storage.check_fit(arrays, wanted, what, "it is of another program, or of other sizes")
+  if not all(np.isfinite(array).all() for array in arrays.values()):
+    raise UnsupRuleError(f"{what} holds values that are not finite; use another rule")
 
 
 def digest(theta: Mapping[str, Mapping[str, Any]]) -> str:
   """SHA-256 in hexadecimal, of names, shapes, types and values, in order of names."""
-  total = hashlib.sha256()
-  for name, array in _flat(theta).items():
-    total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-    total.update(np.ascontiguousarray(array).tobytes())
-  return total.hexdigest()
+  return storage.digest(_flat(theta))
 
 
 def _flat(theta: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -167,32 +146,3 @@ def _nested(arrays: Mapping[str, np.ndarray]) -> Theta:
     module, _, leaf = name.rpartition("/")
     theta.setdefault(module, {})[leaf] = array
   return theta
-
-
-def _check(theta: Theta, header: Mapping[str, Any]) -> None:
-  """Raises unless theta is what the header says, and a whole rule."""
-  said = {name: (tuple(a["shape"]), a["dtype"]) for name, a in header["arrays"].items()}
-  flat = _flat(theta)
-  for name in sorted({*said, *flat}):
-    got = (flat[name].shape, str(flat[name].dtype)) if name in flat else "missing"
-    if got != said.get(name):
-      raise UnsupRuleError(
-        f"array {name} is {got}, the header says {said.get(name, 'nothing')}; copy the file again"
-      )
-  if digest(theta) != header["sha256"]:
-    raise UnsupRuleError("the arrays do not match their checksum; copy the file again")
-  sizes = Sizes(**header["sizes"])
-  expected = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
-  wanted = {
-    f"{module}/{leaf}": (value.shape, str(value.dtype))
-    for module, leaves in expected.items()
-    for leaf, value in leaves.items()
-  }
-  for name in sorted({*wanted, *said}):
-    if said.get(name) != wanted.get(name):
-      raise UnsupRuleError(
-        f"array {name} is {said.get(name, 'missing')}, a rule of these sizes has "
-        f"{wanted.get(name, 'none')}; the file is of another program"
-      )
-  if not all(np.isfinite(array).all() for array in flat.values()):
-    raise UnsupRuleError("theta holds values that are not finite; use another rule")
