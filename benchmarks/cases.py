@@ -11,8 +11,9 @@ import numpy as np
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.plugin.task import MLPTaskFamily
+from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.rule.theta import Sizes, init_theta
+from unsup_rule.rule.theta import Sizes
 from unsup_rule.rule.update import changes
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source

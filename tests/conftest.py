@@ -11,7 +11,7 @@ import pytest
 from rule_helpers import SMALLEST, noisy
 
 import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
-from unsup_rule.rule.theta import init_theta
+from unsup_rule.plugin.theta import init_theta
 
 
 def pytest_unconfigure() -> None:

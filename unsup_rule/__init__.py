@@ -1,7 +1,8 @@
 """The unsupervised weight-update rule of Metz et al. (ICLR 2019), for learned_optimization.
 
-Importing this package also makes learned_optimization importable (see `unsup_rule.compat`), so
-import it first. The names below are loaded when first used.
+Importing this package puts a hook in place that makes learned_optimization importable (see
+`unsup_rule.compat`), so import it first; it imports neither the library nor jax. The names below
+are loaded when first used, and those that apply a rule do without the library.
 """
 
 import importlib

@@ -7,7 +7,6 @@ targets).
 import dataclasses
 from typing import NamedTuple
 
-import gin
 import jax
 import jax.numpy as jnp
 
@@ -46,7 +45,6 @@ class ProbeResult(NamedTuple):
     return {name: value for name, value in self._asdict().items() if value.ndim == 0}
 
 
-@gin.configurable(module="unsup_rule")
 @dataclasses.dataclass(frozen=True)
 class RidgeProbe:
   """Closed-form ridge regression from features to centred, scaled one-hot targets.

@@ -8,8 +8,8 @@ from sklearn.linear_model import RidgeClassifier
 
 import unsup_rule
 from unsup_rule import UnsupervisedFeatures
+from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.rule.theta import init_theta
 from unsup_rule.weights.pretrained import names
 
 # name -> eight numbers of an embedding after three applications. To record a new rule's, run this

@@ -8,7 +8,8 @@ import numpy as np
 from unsup_rule.data import Dataset
 from unsup_rule.evaluation.setting import Data, Setting
 from unsup_rule.meta import checkpoint
-from unsup_rule.rule.theta import Sizes, init_theta
+from unsup_rule.plugin.theta import init_theta
+from unsup_rule.rule.theta import Sizes
 
 SIZES = Sizes(output_size=8, top_delta_size=4, compute_h_size=4, delta_dim=2, num_grad_channels=2)
 

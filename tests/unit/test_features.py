@@ -18,9 +18,9 @@ import unsup_rule
 from unsup_rule import UnsupervisedFeatures
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import frozen, programs
+from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import Dynamics, reordered
-from unsup_rule.rule.theta import init_theta
 from unsup_rule.weights.archive import Archive, Use
 
 

@@ -14,13 +14,14 @@ import pytest
 from rule_helpers import SMALL, SMALLEST, noisy
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule, mlp_of
+from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
+from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule import update
 from unsup_rule.rule.capture import recording
-from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.mlp import MLP, mlp_of
 from unsup_rule.rule.schedule import Dynamics
 from unsup_rule.rule.terms import TERMS
-from unsup_rule.rule.theta import Sizes, init_theta, sizes_of
+from unsup_rule.rule.theta import Sizes, abstract, sizes_of
 from unsup_rule.rule.update import changes
 
 SIZES = Sizes(
@@ -269,7 +270,21 @@ def test_terms_are_in_the_order_of_their_coefficients():
 
 
 def make(sizes):
-  return jax.eval_shape(functools.partial(init_theta, sizes), jax.random.PRNGKey(0))
+  made = jax.eval_shape(functools.partial(init_theta, sizes), jax.random.PRNGKey(0))
+  flat = {f"{module}/{leaf}": a for module, leaves in made.items() for leaf, a in leaves.items()}
+  assert flat == abstract(sizes)
+  return made
+
+
+def test_numbers_of_a_theta():
+  """The same key gives the same theta in every version of the package."""
+  theta = init_theta(SMALLEST, jax.random.PRNGKey(7))
+  first = [-0.24024857580661774, 0.07074815779924393, 0.022489985451102257]
+  np.testing.assert_allclose(theta["conv_1d"]["w"].ravel()[:3], first, rtol=1e-6)
+  last = [0.08048050850629807, 0.40684354305267334]
+  np.testing.assert_allclose(theta["bias_readout"]["w"].ravel()[-2:], last, rtol=1e-6)
+  total = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(theta))
+  np.testing.assert_allclose(total, 148.51203385553526, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("identical", "count"), [(True, 114_670), (False, 118_583)])

@@ -18,8 +18,8 @@ from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance
 from unsup_rule.meta.checkpoint import load_theta
+from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.schedule import Dynamics
-from unsup_rule.rule.theta import init_theta
 from unsup_rule.weights.archive import Archive, Use, digest
 from unsup_rule.weights.pretrained import DEFAULT, names
 

@@ -10,7 +10,7 @@ import numpy as np
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.reference.tf_names import THETA_PREFIX, theta_from_tf
-from unsup_rule.rule.theta import Sizes, init_theta, sizes_of
+from unsup_rule.rule.theta import Sizes, abstract, sizes_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def check(theta: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> Sizes:
     raise UnsupRuleError(
       f"{path} has no variable {THETA_PREFIX}{error.args[0]}; it is not a checkpoint of the rule"
     ) from error
-  expected = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
+  expected = abstract(sizes)
   for module, leaves in expected.items():
     for leaf, wanted in leaves.items():
       got = np.shape(theta.get(module, {}).get(leaf, ()))

@@ -2,44 +2,37 @@
 
 This package alone knows which learned_optimization is there (the PyPI release 0.0.1 or a checkout
 of GitHub's HEAD) and which jax. Import it (or `unsup_rule`, which does) before
-learned_optimization: importing it changes how the library is imported, and imports no more than
-jax itself.
+learned_optimization: it changes how the library is imported, and imports nothing itself. Where the
+library is missing that is said when something of it is first imported or asked for.
 
-  compat.IS_HEAD, compat.LIBRARY_VERSION        what is installed
-  compat.estimators.truncated_grad, ...         stock gradient estimators, one signature for both
-  compat.trainer.gin_completion, ...            the library's trainer, one interface for both
+  compat.IS_HEAD, compat.LIBRARY_VERSION   what is installed, looked up when first asked for
 """
 
 import importlib.util
 import pathlib
 
-import jax
+from unsup_rule.compat import imports
 
-from unsup_rule.compat import imports, jax_names
-
-_MISSING = (
-  "unsup_rule needs learned_optimization: run `pip install --no-deps "
-  "learned-optimization==0.0.1` (--no-deps because the versions it pins cannot be resolved), or "
-  "put a checkout of https://github.com/google/learned_optimization on PYTHONPATH."
-)
-
-
-def _library_folder() -> pathlib.Path:
-  """The installed library's folder, found without importing it."""
-  spec = importlib.util.find_spec("learned_optimization")
-  if spec is None or spec.origin is None:
-    raise ImportError(_MISSING, name="learned_optimization")
-  return pathlib.Path(spec.origin).parent
-
-
-IS_HEAD: bool = (_library_folder() / "outer_trainers" / "truncated_step.py").exists()
-LIBRARY_VERSION: str = "HEAD" if IS_HEAD else "0.0.1"
+IS_HEAD: bool
+LIBRARY_VERSION: str
 
 imports.install()
-if not IS_HEAD:
-  jax_names.restore()
 
-# Arrays that a jitted function captures become arguments of the compiled program instead of
-# literals in it: without this a task's data dataset is copied into every compilation.
-if hasattr(jax.config, "jax_use_simplified_jaxpr_constants"):
-  jax.config.update("jax_use_simplified_jaxpr_constants", True)
+
+def __getattr__(name: str) -> bool | str:
+  if name == "LIBRARY_VERSION":
+    value = "HEAD" if _is_head() else "0.0.1"
+  elif name == "IS_HEAD":
+    value = _is_head()
+  else:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  globals()[name] = value
+  return value
+
+
+def _is_head() -> bool:
+  """Looks into the installed library's folder, without importing it."""
+  spec = importlib.util.find_spec(imports.LIBRARY)
+  if spec is None or spec.origin is None:  # A folder of that name that is not the library.
+    raise ImportError(imports.MISSING, name=imports.LIBRARY)
+  return (pathlib.Path(spec.origin).parent / "outer_trainers" / "truncated_step.py").exists()

@@ -19,7 +19,12 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_LIBRARY = "learned_optimization"
+LIBRARY = "learned_optimization"
+MISSING = (
+  "unsup_rule needs learned_optimization: run `pip install --no-deps "
+  "learned-optimization==0.0.1` (--no-deps because the versions it pins cannot be resolved), or "
+  "put a checkout of https://github.com/google/learned_optimization on PYTHONPATH."
+)
 
 
 class _DeferredModule(types.ModuleType):
@@ -110,10 +115,16 @@ def _muted(*openings: str) -> Iterator[None]:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-  """Runs a module with its own `__import__`, without two messages that need no attention."""
+  """Runs a module with its own `__import__`, without two messages that need no attention.
+
+  The library's first module finds jax as the library expects it.
+  """
 
   def exec_module(self, module: types.ModuleType) -> None:
-    own_import = _flax_io_import if module.__name__ == "flax.io" else _library_import
+    own_import = _flax_io_import
+    if module.__name__ != "flax.io":
+      own_import = _library_import
+      importlib.import_module("unsup_rule.compat.jax_names").prepare()
     module.__dict__["__builtins__"] = {**vars(builtins), "__import__": own_import}
     with _muted("Oryx not found", "Tensorflow library not found"):
       super().exec_module(module)
@@ -126,7 +137,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     if fullname == "flax.io":
       if "tensorflow" in sys.modules:
         return None
-    elif fullname.partition(".")[0] != _LIBRARY:
+    elif fullname.partition(".")[0] != LIBRARY:
       return None
     for finder in sys.meta_path:
       if finder is not self and hasattr(finder, "find_spec"):
@@ -135,6 +146,8 @@ class _Finder(importlib.abc.MetaPathFinder):
           if isinstance(spec.loader, importlib.machinery.SourceFileLoader) and spec.origin:
             spec.loader = _Loader(fullname, spec.origin)
           return spec
+    if fullname == LIBRARY:
+      raise ModuleNotFoundError(MISSING, name=LIBRARY)
     return None
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.features import frozen
-from unsup_rule.plugin.rule import RuleOptimizer, RuleState
 from unsup_rule.rule.mlp import MLP, Params
 from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.step import step
 from unsup_rule.rule.theta import Sizes, Theta
 
 Rows = Callable[[np.ndarray], np.ndarray]  # numbers of rows -> float32 [.., n_0]
@@ -27,13 +27,23 @@ _CHUNK_NUMBERS = 2**24  # in their batches, at most
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dynamics", "mlp"))
-def _advance(theta, state, x_SxBxN, count, *, sizes: Sizes, dynamics: Dynamics, mlp: MLP):
-  optimizer = RuleOptimizer(sizes, theta, dynamics)
+def _advance(
+  theta: Theta,
+  params: Params,
+  first: int,
+  x_SxBxN: np.ndarray,
+  count: int,
+  *,
+  sizes: Sizes,
+  dynamics: Dynamics,
+  mlp: MLP,
+) -> Params:
+  """`params` after `count` steps, the first of which has the number `first`."""
 
-  def body(i, state):
-    return optimizer.update(state, model_state=mlp.apply(state.params, x_SxBxN[i]))
+  def body(i, params):
+    return step(sizes, theta, dynamics, params, mlp.apply(params, x_SxBxN[i]), first + i)
 
-  return jax.lax.fori_loop(0, count, body, state)
+  return jax.lax.fori_loop(0, count, body, params)
 
 
 _initial = jax.jit(MLP.init, static_argnums=0)
@@ -70,7 +80,6 @@ def train(
     {W, b, V} after, as numpy arrays.
   """
   sizes, theta, dynamics = rule
-  state = RuleState(params=params, state=None, iteration=jnp.asarray(iteration, jnp.int32))
   first = next(batches, None)
   if first is None:
     return params
@@ -80,10 +89,13 @@ def train(
   while chunk := list(itertools.islice(batches, length)):
     x_SxBxN = np.zeros((length, len(first), mlp.n_inputs), np.float32)
     x_SxBxN[: len(chunk)] = rows(np.stack(chunk))
-    state = _advance(theta, state, x_SxBxN, len(chunk), sizes=sizes, dynamics=dynamics, mlp=mlp)
-    state.iteration.block_until_ready()
+    params = _advance(
+      theta, params, iteration, x_SxBxN, len(chunk), sizes=sizes, dynamics=dynamics, mlp=mlp
+    )
+    iteration += len(chunk)
+    jax.block_until_ready(params)
     progress(len(chunk))
-  return jax.tree.map(np.asarray, state.params)
+  return jax.tree.map(np.asarray, params)
 
 
 def freeze(mlp: MLP, params: Params, x_BxN: np.ndarray) -> frozen.Network:

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import programs
-from unsup_rule.plugin.rule import mlp_of
-from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.mlp import MLP, mlp_of
 from unsup_rule.rule.schedule import reordered
 from unsup_rule.weights.pretrained import Pretrained, pretrained
 

@@ -1,5 +1,6 @@
 """The rule as a `LearnedOptimizer` of learned_optimization: labels, loss, gradient are not used."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,12 @@ from jax.flatten_util import ravel_pytree
 
 from unsup_rule import compat  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.plugin.theta import checked_coefficients, init_theta, with_coefficients
 from unsup_rule.rule import tuning
-from unsup_rule.rule.mlp import MLP, Activations, Params
-from unsup_rule.rule.schedule import Dynamics, order_of_step, reordered, shown
-from unsup_rule.rule.terms import TERMS
-from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Theta, init_theta
+from unsup_rule.rule.mlp import Activations, Params, mlp_of
+from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.step import applied, check_fit, scheduled_change
+from unsup_rule.rule.theta import Sizes, Theta
 from unsup_rule.rule.update import changes
 
 from learned_optimization.learned_optimizers import base as lopt_base  # isort: skip
@@ -181,9 +183,8 @@ class RuleOptimizer(opt_base.Optimizer):
       **kwargs: ignored; other optimizers of the library take more.
     """
     del grad, loss, key, kwargs
-    lr = self.dynamics.rate(opt_state.iteration)
     change = self.change(opt_state.params, model_state, opt_state.iteration)
-    params = jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, opt_state.params, change)
+    params = applied(self.dynamics, opt_state.params, change, opt_state.iteration)
     return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
 
   def change(
@@ -201,25 +202,14 @@ class RuleOptimizer(opt_base.Optimizer):
         "the rule found no activations in model_state; train an MLPTask, or pass "
         "MLP.apply(params, x)"
       )
-    if model_state["x0"].shape[0] < 2:
-      raise UnsupRuleError(
-        "a batch of one example has no batch statistics; give the rule 2 or more, better 32"
-      )
     mlp = mlp_of(params)
 
     def compute(theta, params, activations):
       return changes(self._unpacked(theta), self.sizes, mlp, params, activations)
 
-    compute = tuning.prepared(compute, self.remat, self.tasks)
-    slope = model_state["slope"]
-    model_state = {key: value for key, value in model_state.items() if key != "slope"}
-    if not self.dynamics.shuffle_inputs:
-      change = compute(self._theta, params, model_state)
-    else:
-      order_N = order_of_step(step, mlp.n_inputs)
-      change = compute(self._theta, *shown(params, model_state, order_N))
-      change = reordered(change, jnp.argsort(order_N))
-    return self.dynamics.with_rest(change, slope)
+    prepared = tuning.prepared(compute, self.remat, self.tasks)
+    compute_change = functools.partial(prepared, self._theta)
+    return scheduled_change(self.dynamics, compute_change, params, model_state, step)
 
 
 class SteppedOptimizer(opt_base.Optimizer):
@@ -268,25 +258,6 @@ class SteppedOptimizer(opt_base.Optimizer):
     return self.step.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
 
 
-def mlp_of(params: Params) -> MLP:
-  """Reads the architecture back from the shapes of {W, b, V}, which say no nonlinearity."""
-  widths = []
-  for i in range(len(params)):
-    count, n_below, n = params[f"layers_{i}"]["w"].shape
-    widths += [n_below] * (i == 0) + [n] * count
-  return MLP(n_inputs=widths[0], hidden=tuple(widths[1:-1]), n_outputs=widths[-1])
-
-
-def check_fit(sizes: Sizes, params: Params) -> None:
-  """Raises if the embedding's width is not theta's."""
-  n_outputs = mlp_of(params).n_outputs
-  if n_outputs != sizes.output_size:
-    raise UnsupRuleError(
-      f"the embedding has {n_outputs} units but this theta was made for {sizes.output_size}; "
-      f"use n_outputs={sizes.output_size} (any input size, width and depth will do)"
-    )
-
-
 def check_step(step: Any) -> None:
   """Raises if `step` is not an instance of an optimizer."""
   if not isinstance(step, (opt_base.Optimizer, lopt_base.LearnedOptimizer, type(None))):
@@ -294,25 +265,3 @@ def check_step(step: Any) -> None:
       f"UnsupervisedRule.step is {step!r}; give an instance of an Optimizer or LearnedOptimizer, "
       "in gin @LearnableAdam() with the brackets"
     )
-
-
-def checked_coefficients(coefficients: Mapping[str, float]) -> dict[str, float]:
-  """Raises if a key is no term."""
-  for key in coefficients:
-    if key not in TERMS:
-      raise UnsupRuleError(
-        f"UnsupervisedRule.initial_coefficients names {key!r}; use {', '.join(TERMS)}"
-      )
-  return dict(coefficients)
-
-
-def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
-  """Theta with these mixing coefficients, those of V included."""
-  index = jnp.array([list(TERMS).index(key) for key in coefficients], jnp.int32)
-  values = jnp.array(list(coefficients.values()), jnp.float32)
-  changed = {
-    name: module | {"w": jnp.asarray(module["w"]).at[index, 0].set(values)}
-    for name, module in theta.items()
-    if coefficients and name.endswith(COEFFICIENTS)
-  }
-  return {**theta, **changed}

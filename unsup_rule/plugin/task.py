@@ -17,6 +17,8 @@ from unsup_rule.tasks.sampler import TaskParams, TaskSampler
 from learned_optimization.tasks import base as tasks_base  # isort: skip
 
 Batch = Any
+# With the values that gin binds; `RidgeProbe()` itself never looks at gin.
+configured_probe = gin.external_configurable(RidgeProbe, module="unsup_rule")
 # What a truncation keeps for the way back is then the inner states, and not all that the probe and
 # the base model compute on batches. Within a loop, nothing is merged that should not be.
 _rematerialised = functools.partial(jax.checkpoint, prevent_cse=False)
@@ -122,7 +124,7 @@ class MLPTaskFamily(tasks_base.TaskFamily):
     hidden: widths of the hidden layers.
     n_outputs: width of the embedding.
     nonlinearity: name of it, see `unsup_rule.rule.mlp.NONLINEARITIES`.
-    probe: the meta-objective.
+    probe: the meta-objective; by default a `RidgeProbe` as gin binds it.
     name: for summaries; by default sources and architecture.
   """
 
@@ -145,7 +147,7 @@ class MLPTaskFamily(tasks_base.TaskFamily):
       )
     self.mlp = MLP(sampler.n_inputs, tuple(hidden), n_outputs, nonlinearity)
     self.sampler = sampler
-    self.probe = RidgeProbe() if probe is None else probe
+    self.probe = configured_probe() if probe is None else probe
     widths = "x".join(str(width) for width in (*self.mlp.hidden, n_outputs))
     sources = "+".join(dict.fromkeys(sampler.source_names))
     self._name: str = name or f"{sources}_{widths}".replace("/", "_")

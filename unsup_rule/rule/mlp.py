@@ -173,6 +173,15 @@ class MLP:
     return params
 
 
+def mlp_of(params: Params) -> MLP:
+  """Reads the architecture back from the shapes of {W, b, V}, which say no nonlinearity."""
+  widths = []
+  for i in range(len(params)):
+    count, n_below, n = params[f"layers_{i}"]["w"].shape
+    widths += [n_below] * (i == 0) + [n] * count
+  return MLP(n_inputs=widths[0], hidden=tuple(widths[1:-1]), n_outputs=widths[-1])
+
+
 def run_names(mlp: MLP) -> tuple[str, ...]:
   """Keys of the runs in parameters and activations, from the bottom."""
   return tuple(f"layers_{index}" for index in range(len(mlp.runs)))

@@ -56,7 +56,7 @@ class Dynamics:
         f"UnsupervisedRule.shuffle_inputs is {self.shuffle_inputs!r}; give True or False"
       )
 
-  def rate(self, step: jax.Array) -> jax.Array | float:
+  def rate(self, step: jax.Array | int) -> jax.Array | float:
     """lr_t, a scalar (eq. 4.18)."""
     if self.decay_steps is None:
       return self.learning_rate

@@ -1,22 +1,19 @@
-"""The sizes of the rule, and its parameters theta, made with Haiku (docs/rule.md, 2 and 5).
+"""The sizes of the rule, and the table of its parameters theta (docs/rule.md, 2 and 5).
 
 theta is {"module": {"w", "b" or "beta"}} under the names of the authors' program, so that their
 checkpoints and ours hold the same tree.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import NamedTuple
 
-import haiku as hk
 import jax
-import jax.numpy as jnp
-
-from unsup_rule import prng
+import numpy as np
 
 Theta = dict[str, dict[str, jax.Array]]
+Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 N_WEIGHT_STATISTICS = 8  # four of W_bot, four of W_top (4.2 b)
 N_FEATURES = 4  # x, z, sin, cos (4.2 a)
@@ -36,6 +33,7 @@ READOUTS = (
 
 # Of theta's modules, after "forward" or "backward": those that hold the mixing coefficients.
 COEFFICIENTS = "_weight_readout_coeffs"
+INITIAL_COEFFICIENT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,41 +110,47 @@ def _linears(sizes: Sizes) -> Iterator[tuple[str, tuple[int, int]]]:
   yield "bias_readout", (c_h, 1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
-  """Draws theta: truncated normals of sigma 1/sqrt(fan_in), biases 0, mixing coefficients 0.1."""
+class Spec(NamedTuple):
+  """One array of theta; initially mean + deviation * a normal number cut at two deviations."""
 
-  def make():
-    def parameter(module: str, name: str, shape, init):
-      with hk.name_scope(hk.force_name(module)):
-        hk.get_parameter(name, shape, init=init)
-
-    def weights(module: str, shape):
-      sigma = 1 / math.sqrt(math.prod(shape[:-1]))
-
-      def draw(shape, dtype):
-        del dtype
-        return sigma * prng.truncated_normal(hk.next_rng_key(), shape)
-
-      parameter(module, "w", shape, draw)
-      parameter(module, "b", shape[-1:], jnp.zeros)
-
-    for module, shape in _convolutions(sizes):
-      weights(module, shape)
-    for module, channels in _batch_norms(sizes):
-      parameter(module, "beta", (1, 1, channels), jnp.zeros)
-    for module, shape in _linears(sizes):
-      weights(module, shape)
-    for direction in sizes.directions:
-      module = f"{direction}{COEFFICIENTS}"
-      parameter(module, "w", (N_TERMS, 1), hk.initializers.Constant(0.1))
-      parameter(module, "b", (1,), jnp.zeros)
-
-  return cast(Theta, hk.transform(make).init(key))
+  shape: tuple[int, ...]
+  deviation: float = 0.0
+  mean: float = 0.0
 
 
-def sizes_of(theta: Mapping[str, Mapping[str, Any]]) -> Sizes:
-  """Reads the sizes back from the shapes of a theta; the inverse of `init_theta`."""
+def specs(sizes: Sizes) -> dict[str, Spec]:
+  """Every array of theta, float32, by "module/leaf"; drawn in this order.
+
+  Weights have a deviation of 1/sqrt(fan_in); biases and offsets are 0, mixing coefficients 0.1.
+  """
+  table: dict[str, Spec] = {}
+
+  def weights(module: str, shape: tuple[int, ...]) -> None:
+    table[f"{module}/w"] = Spec(shape, deviation=1 / math.sqrt(math.prod(shape[:-1])))
+    table[f"{module}/b"] = Spec(shape[-1:])
+
+  for module, shape in _convolutions(sizes):
+    weights(module, shape)
+  for module, channels in _batch_norms(sizes):
+    table[f"{module}/beta"] = Spec((1, 1, channels))
+  for module, shape in _linears(sizes):
+    weights(module, shape)
+  for direction in sizes.directions:
+    module = f"{direction}{COEFFICIENTS}"
+    table[f"{module}/w"] = Spec((N_TERMS, 1), mean=INITIAL_COEFFICIENT)
+    table[f"{module}/b"] = Spec((1,))
+  return table
+
+
+def abstract(sizes: Sizes) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shape and type of every array of theta, by "module/leaf"."""
+  return {
+    name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs(sizes).items()
+  }
+
+
+def sizes_of(theta: Mapping[str, Mapping[str, Shaped]]) -> Sizes:
+  """Reads the sizes back from the shapes of a theta; the inverse of `specs`."""
 
   def count(prefix: str) -> int:
     return sum(

@@ -164,7 +164,7 @@ def changes(
   """4.4 to 4.6: the change of every parameter; the step is new = (1 - lr) old - lr change.
 
   Args:
-    theta: parameters of the rule, as `init_theta` makes them.
+    theta: parameters of the rule, under the names of `specs`.
     sizes: their sizes.
     mlp: architecture of the base model.
     params: its state {W, b, V}.

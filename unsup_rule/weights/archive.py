@@ -13,13 +13,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.schedule import Dynamics
-from unsup_rule.rule.theta import Sizes, Theta, init_theta, sizes_of
+from unsup_rule.rule.theta import Sizes, Theta, abstract, sizes_of
 
 FORMAT = 2
 _KIND = "rule"
@@ -116,12 +115,8 @@ def check_fits(theta: Mapping[str, Mapping[str, Any]], sizes: Sizes, what: str) 
   Raises:
     UnsupRuleError: names the first array that is missing, differs, or is too many.
   """
-  expected = jax.eval_shape(lambda: init_theta(sizes, jax.random.PRNGKey(0)))
-  wanted = {
-    f"{module}/{n}": leaf for module, leaves in expected.items() for n, leaf in leaves.items()
-  }
   arrays = _flat(theta)
-  storage.check_fit(arrays, wanted, what, "it is of another program, or of other sizes")
+  storage.check_fit(arrays, abstract(sizes), what, "it is of another program, or of other sizes")
   if not all(np.isfinite(array).all() for array in arrays.values()):
     raise UnsupRuleError(f"{what} holds values that are not finite; use another rule")
 

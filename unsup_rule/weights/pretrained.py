@@ -2,16 +2,23 @@
 
 import dataclasses
 import difflib
+import importlib
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
 from unsup_rule.weights.archive import Archive, digest
 
+if TYPE_CHECKING:
+  from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
+
+# The one place where the core reaches up to the plugin, when asked to: a user who has it, and
+# learned_optimization, gets what the library takes from a loaded rule.
+_PLUGIN = "unsup_rule.plugin.rule"
 DEFAULT = "offset14"
 _FOLDER = pathlib.Path(__file__).parent
 
@@ -28,18 +35,19 @@ class Pretrained(Archive):
   name: str
   card: str
 
-  def learned_optimizer(self, **settings) -> UnsupervisedRule:
+  def learned_optimizer(self, **settings) -> "UnsupervisedRule":
     """The rule as a `LearnedOptimizer`, whose `opt_fn(self.theta)` applies it.
 
     Args:
       **settings: further arguments of `UnsupervisedRule`, such as `step`.
     """
     own = dataclasses.asdict(self.sizes) | dataclasses.asdict(self.dynamics)
-    return UnsupervisedRule(**(own | settings))
+    return importlib.import_module(_PLUGIN).UnsupervisedRule(**(own | settings))
 
-  def optimizer(self) -> RuleOptimizer:
+  def optimizer(self) -> "RuleOptimizer":
     """The rule as an `Optimizer` for the {W, b, V} of an MLP."""
-    return RuleOptimizer(self.sizes, self.theta, self.dynamics)
+    plugin = importlib.import_module(_PLUGIN)
+    return plugin.RuleOptimizer(self.sizes, self.theta, self.dynamics)
 
   @property
   def sha256(self) -> str:

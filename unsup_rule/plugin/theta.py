@@ -1,0 +1,56 @@
+"""Theta as meta-training begins with it, made with Haiku (docs/rule.md, section 2)."""
+
+import functools
+from collections.abc import Mapping
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from unsup_rule import prng
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.terms import TERMS
+from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Spec, Theta, specs
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_theta(sizes: Sizes, key: jax.Array) -> Theta:
+  """Draws theta as its table says."""
+
+  def make() -> None:
+    for name, spec in specs(sizes).items():
+      module, _, leaf = name.rpartition("/")
+      with hk.name_scope(hk.force_name(module)):
+        hk.get_parameter(leaf, spec.shape, init=_initializer(spec))
+
+  return {module: dict(leaves) for module, leaves in hk.transform(make).init(key).items()}
+
+
+def _initializer(spec: Spec) -> hk.initializers.Initializer:
+  if not spec.deviation:
+    return hk.initializers.Constant(spec.mean)
+  return lambda shape, _: (
+    spec.mean + spec.deviation * prng.truncated_normal(hk.next_rng_key(), shape)
+  )
+
+
+def checked_coefficients(coefficients: Mapping[str, float]) -> dict[str, float]:
+  """Raises if a key is no term."""
+  for key in coefficients:
+    if key not in TERMS:
+      raise UnsupRuleError(
+        f"UnsupervisedRule.initial_coefficients names {key!r}; use {', '.join(TERMS)}"
+      )
+  return dict(coefficients)
+
+
+def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
+  """Theta with these mixing coefficients, those of V included."""
+  index = jnp.array([list(TERMS).index(key) for key in coefficients], jnp.int32)
+  values = jnp.array(list(coefficients.values()), jnp.float32)
+  changed = {
+    name: module | {"w": jnp.asarray(module["w"]).at[index, 0].set(values)}
+    for name, module in theta.items()
+    if coefficients and name.endswith(COEFFICIENTS)
+  }
+  return {**theta, **changed}

@@ -1,0 +1,90 @@
+"""One step of the inner training, from a batch's activations (docs/rule.md, 4.6)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.mlp import Activations, Params, mlp_of
+from unsup_rule.rule.schedule import Dynamics, order_of_step, reordered, shown
+from unsup_rule.rule.theta import Sizes, Theta
+from unsup_rule.rule.update import changes
+
+
+def step(
+  sizes: Sizes,
+  theta: Theta,
+  schedule: Dynamics,
+  params: Params,
+  activations: Activations,
+  t: jax.Array | int,
+) -> Params:
+  """The base model after one step of the rule.
+
+  Args:
+    sizes: of the rule.
+    theta: its parameters.
+    schedule: how its changes are applied.
+    params: {W, b, V} of the base model.
+    activations: of a batch, as `MLP.apply` returns them under `params`.
+    t: number of the step, from 0.
+
+  Raises:
+    UnsupRuleError: the embedding is of another width than theta's, or the batch of one example.
+  """
+  check_fit(sizes, params)
+  mlp = mlp_of(params)
+
+  def compute(params: Params, activations: Activations) -> Params:
+    return changes(theta, sizes, mlp, params, activations)
+
+  change = scheduled_change(schedule, compute, params, activations, t)
+  return applied(schedule, params, change, t)
+
+
+def scheduled_change(
+  schedule: Dynamics,
+  compute: Callable[[Params, Activations], Params],
+  params: Params,
+  activations: Activations,
+  t: jax.Array | int,
+) -> Params:
+  """The change of step `t`: inputs in the order of that step, biases towards where they rest.
+
+  Args:
+    schedule: says which of the two is done.
+    compute: the change by the rule (`update.changes`) under one theta.
+    params: {W, b, V} of the base model.
+    activations: of a batch.
+    t: number of the step.
+  """
+  if activations["x0"].shape[0] < 2:
+    raise UnsupRuleError(
+      "a batch of one example has no batch statistics; give the rule 2 or more, better 32"
+    )
+  slope = activations["slope"]
+  activations = {key: value for key, value in activations.items() if key != "slope"}
+  if not schedule.shuffle_inputs:
+    change = compute(params, activations)
+  else:
+    order_N = order_of_step(t, activations["x0"].shape[1])
+    change = compute(*shown(params, activations, order_N))
+    change = reordered(change, jnp.argsort(order_N))
+  return schedule.with_rest(change, slope)
+
+
+def applied(schedule: Dynamics, params: Params, change: Params, t: jax.Array | int) -> Params:
+  """(1 - lr_t) phi - lr_t change (eq. 4.17)."""
+  lr = schedule.rate(t)
+  return jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, params, change)
+
+
+def check_fit(sizes: Sizes, params: Params) -> None:
+  """Raises if the embedding's width is not theta's."""
+  n_outputs = mlp_of(params).n_outputs
+  if n_outputs != sizes.output_size:
+    raise UnsupRuleError(
+      f"the embedding has {n_outputs} units but this theta was made for {sizes.output_size}; "
+      f"use n_outputs={sizes.output_size} (any input size, width and depth will do)"
+    )
