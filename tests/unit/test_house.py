@@ -27,15 +27,11 @@ CORE = {"errors", "prng", "storage", "rule", "probe", "weights", "features"}
 CORE_NEEDS = {"jax", "numpy", "sklearn", "tqdm"}
 # What is still to be moved.
 UPWARDS = {
-  ("features/programs.py", "plugin"),
-  ("features/transformer.py", "plugin"),
   ("machine/compilation.py", "data"),
   ("weights/pretrained.py", "plugin"),
   ("weights/run_folder.py", "meta"),
 }
 BEYOND_ARRAYS = {
-  ("probe.py", "gin"),
-  ("rule/theta.py", "haiku"),
   ("weights/run_folder.py", "flax"),
   ("weights/run_folder.py", "msgpack"),
 }
