@@ -10,7 +10,7 @@ import numpy as np
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.reference.tf_names import THETA_PREFIX, theta_from_tf
-from unsup_rule.rule.theta import Sizes, abstract, sizes_of
+from unsup_rule.rule.theta import Sizes, sizes_of, specs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,15 +68,14 @@ def check(theta: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> Sizes:
     raise UnsupRuleError(
       f"{path} has no variable {THETA_PREFIX}{error.args[0]}; it is not a checkpoint of the rule"
     ) from error
-  expected = abstract(sizes)
-  for module, leaves in expected.items():
-    for leaf, wanted in leaves.items():
-      got = np.shape(theta.get(module, {}).get(leaf, ()))
-      if got != wanted.shape:
-        raise UnsupRuleError(
-          f"{path}: {THETA_PREFIX}{module}/{leaf} has shape {got}, expected {wanted.shape}; "
-          "the checkpoint is of another program"
-        )
+  for name, spec in specs(sizes).items():
+    module, _, leaf = name.rpartition("/")
+    got = np.shape(theta.get(module, {}).get(leaf, ()))
+    if got != spec.shape:
+      raise UnsupRuleError(
+        f"{path}: {THETA_PREFIX}{name} has shape {got}, expected {spec.shape}; "
+        "the checkpoint is of another program"
+      )
   return sizes
 
 

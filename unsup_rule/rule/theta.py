@@ -7,13 +7,14 @@ checkpoints and ours hold the same tree.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 Theta = dict[str, dict[str, jax.Array]]
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+Leaf = TypeVar("Leaf", bound=Shaped)
 
 N_WEIGHT_STATISTICS = 8  # four of W_bot, four of W_top (4.2 b)
 N_FEATURES = 4  # x, z, sin, cos (4.2 a)
@@ -144,9 +145,16 @@ def specs(sizes: Sizes) -> dict[str, Spec]:
 
 def abstract(sizes: Sizes) -> dict[str, jax.ShapeDtypeStruct]:
   """Shape and type of every array of theta, by "module/leaf"."""
-  return {
-    name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs(sizes).items()
-  }
+  return {name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs(sizes).items()}
+
+
+def nested(arrays: Mapping[str, Leaf]) -> dict[str, dict[str, Leaf]]:
+  """{module: {leaf: ..}} from {"module/leaf": ..}."""
+  tree: dict[str, dict[str, Leaf]] = {}
+  for name, array in arrays.items():
+    module, _, leaf = name.rpartition("/")
+    tree.setdefault(module, {})[leaf] = array
+  return tree
 
 
 def sizes_of(theta: Mapping[str, Mapping[str, Shaped]]) -> Sizes:

@@ -18,7 +18,7 @@ import numpy as np
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.schedule import Dynamics
-from unsup_rule.rule.theta import Sizes, Theta, abstract, sizes_of
+from unsup_rule.rule.theta import Sizes, Theta, abstract, nested, sizes_of
 
 FORMAT = 2
 _KIND = "rule"
@@ -93,7 +93,7 @@ class Archive:
         f"({error.reason})"
       ) from error
     try:
-      theta = _nested(found.arrays)
+      theta = nested(found.arrays)
       check_fits(theta, Sizes(**found.values["sizes"]), "theta")
       dynamics = Dynamics(**found.values[_DYNAMICS[found.format]])
       use, provenance = Use(**found.values["use"]), dict(found.values["provenance"])
@@ -133,11 +133,3 @@ def _flat(theta: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     for leaf, value in leaves.items()
   }
   return dict(sorted(flat.items()))
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> Theta:
-  theta: dict[str, dict[str, Any]] = {}
-  for name, array in arrays.items():
-    module, _, leaf = name.rpartition("/")
-    theta.setdefault(module, {})[leaf] = array
-  return theta

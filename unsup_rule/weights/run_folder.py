@@ -15,7 +15,7 @@ from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint
 from unsup_rule.rule.schedule import Dynamics, read_setting
-from unsup_rule.rule.theta import abstract, sizes_of
+from unsup_rule.rule.theta import abstract, nested, sizes_of
 from unsup_rule.weights.archive import Archive, Use
 
 _NAMES = "|".join(field.name for field in dataclasses.fields(Dynamics))
@@ -61,8 +61,7 @@ def read(folder: str | os.PathLike) -> Archive:
       f"{path} is damaged or holds no theta of the rule; give the folder of a run that trained "
       "@UnsupervisedRule()"
     ) from error
-  like = abstract(sizes)
-  theta = checkpoint.load_theta(path, like)
+  theta = checkpoint.load_theta(path, nested(abstract(sizes)))
   dynamics = Dynamics(**_dynamics(folder, text))
   return Archive(theta, dynamics, Use(), _provenance(folder, text))
 
