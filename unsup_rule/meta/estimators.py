@@ -11,9 +11,10 @@ In gin files, with either version of the library:
   truncated_grad.trunc_sched = @LogUniformLengthSchedule()
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
 import jax
@@ -24,27 +25,19 @@ from learned_optimization.outer_trainers import truncated_grad as library_grad
 from learned_optimization.outer_trainers import truncated_pes as library_pes
 from learned_optimization.tasks import base as tasks_base
 
-from unsup_rule import compat
+from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import shares
+from unsup_rule.meta import groups as groups_module
+from unsup_rule.meta.groups import GroupedEstimator
 from unsup_rule.meta.segments import SegmentedGrad, segment_of
 
 REMAT = ("none", "sqrt")
+# Of one process: each holds its compiled programs, about 100 MB. The least used is let go of, and
+# compiled again where it comes up again.
+_KEPT = 64
 
-
-class TaskAndOptimizer(NamedTuple):
-  """What HEAD passes to the estimators below where 0.0.1 passes the two one by one."""
-
-  task_family: tasks_base.TaskFamily
-  learned_opt: lopt_base.LearnedOptimizer
-
-
-@gin.configurable(module="unsup_rule")
-def task_and_optimizer(
-  task_family: tasks_base.TaskFamily, learned_opt: lopt_base.LearnedOptimizer
-) -> TaskAndOptimizer:
-  """HEAD's `build_gradient_estimators.truncated_step_fn` for the estimators of this module."""
-  return TaskAndOptimizer(task_family, learned_opt)
+# HEAD passes both in one where 0.0.1 passes the two one by one.
+TaskAndOptimizer = tuple[tasks_base.TaskFamily, lopt_base.LearnedOptimizer]
 
 
 @gin.configurable(module="unsup_rule")
@@ -57,6 +50,7 @@ def truncated_grad(
   unroll_length: int | Sequence[int] = gin.REQUIRED,
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
+  groups: int | None = None,
   remat: str = "none",
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedGrad`: back-propagation through `unroll_length` inner steps.
@@ -69,9 +63,12 @@ def truncated_grad(
     unroll_length: inner steps per estimate; of several numbers, each estimate draws one.
     steps_per_jit: inner steps per compiled call, a divisor of `unroll_length`; None for all.
     random_initial_iteration_offset: tasks begin at a random inner step below this.
+    groups: equal groups of tasks, each with a random stream of its own, computed side by side on as
+      many cores; None for two where `num_tasks` is even, and one on an accelerator. Another number
+      gives other random numbers, another machine does not.
     remat: of the truncation T, beside `UnsupervisedRule.remat` of each step. "none" keeps the inner
-      state of every step for the way back; "sqrt" keeps that of about sqrt(T) steps, each the start
-      of a segment of `steps_per_jit` (None: the divisor of T next to sqrt(T)), and computes a
+      state of every step for the backward pass; "sqrt" keeps that of about sqrt(T) steps, each the
+      start of a segment of `steps_per_jit` (None: the divisor of T next to sqrt(T)), and computes a
       segment again when its turn comes: memory grows with sqrt(T), for one more forward pass.
 
   Returns:
@@ -84,11 +81,12 @@ def truncated_grad(
     task_family,
     learned_opt,
     trunc_sched,
-    num_tasks,
-    random_initial_iteration_offset,
     "unroll_length",
     unroll_length,
-    steps_per_jit,
+    num_tasks=num_tasks,
+    groups=groups,
+    steps_per_jit=steps_per_jit,
+    offset=random_initial_iteration_offset,
   )
 
 
@@ -103,6 +101,7 @@ def truncated_pes(
   std: float = 0.01,
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
+  groups: int | None = None,
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedPES`: persistent evolution strategies.
 
@@ -114,11 +113,12 @@ def truncated_pes(
     task_family,
     learned_opt,
     trunc_sched,
-    num_tasks,
-    random_initial_iteration_offset,
     "trunc_length",
     trunc_length,
-    steps_per_jit,
+    num_tasks=num_tasks,
+    groups=groups,
+    steps_per_jit=steps_per_jit,
+    offset=random_initial_iteration_offset,
     std=std,
   )
 
@@ -134,6 +134,7 @@ def truncated_es(
   std: float = 0.01,
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
+  groups: int | None = None,
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedES`: antithetic evolution strategies.
 
@@ -144,13 +145,43 @@ def truncated_es(
     task_family,
     learned_opt,
     trunc_sched,
-    num_tasks,
-    random_initial_iteration_offset,
     "unroll_length",
     unroll_length,
-    steps_per_jit,
+    num_tasks=num_tasks,
+    groups=groups,
+    steps_per_jit=steps_per_jit,
+    offset=random_initial_iteration_offset,
     std=std,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+  """All that a grouped estimator depends on; equal ones share one estimator and its programs."""
+
+  stock: type
+  task_family: tasks_base.TaskFamily
+  learned_opt: lopt_base.LearnedOptimizer
+  schedule: truncation_schedule.TruncationSchedule = dataclasses.field(compare=False)
+  schedule_settings: tuple[type, str]
+  num_tasks: int
+  groups: int
+  offset: int
+  options: tuple[tuple[str, float], ...]
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _grouped(kind: _Kind) -> GroupedEstimator:
+  stock = library.stock_estimator(
+    kind.stock,
+    kind.task_family,
+    kind.learned_opt,
+    kind.schedule,
+    kind.num_tasks // kind.groups,
+    kind.offset,
+    **dict(kind.options),
+  )
+  return GroupedEstimator(stock, kind.groups)
 
 
 class SampledTruncations(gradient_learner.GradientEstimator):
@@ -163,9 +194,11 @@ class SampledTruncations(gradient_learner.GradientEstimator):
     estimators: alike but for the number of inner steps of an estimate.
   """
 
-  def __init__(self, estimators: Sequence[gradient_learner.GradientEstimator]):
+  def __init__(self, estimators: Sequence[GroupedEstimator]):
     self.estimators = tuple(estimators)
-    self.task_family = task_family(self.estimators[0])
+    self.task_family = self.estimators[0].task_family
+    self.num_tasks = self.estimators[0].num_tasks
+    self.name = self.estimators[0].name
 
   def task_name(self) -> str:
     """The name of the task family."""
@@ -181,165 +214,83 @@ class SampledTruncations(gradient_learner.GradientEstimator):
     key: jax.Array,
     state: Any,
     with_summary: bool = False,
-    **options: Any,
-  ) -> tuple[gradient_learner.GradientEstimatorOut, Any]:
+    datas_list: Any = None,
+  ) -> tuple[gradient_learner.GradientEstimatorOut, dict[str, jax.Array]]:
     """One estimate over a truncation of a length drawn with `key`."""
     length_key, key = jax.random.split(key)
     estimator = self.estimators[int(jax.random.randint(length_key, (), 0, len(self.estimators)))]
-    return estimator.compute_gradient_estimate(
-      worker_weights, key, state, with_summary=with_summary, **options
-    )
+    return estimator.compute_gradient_estimate(worker_weights, key, state, with_summary, datas_list)
 
 
 def _estimator(
-  estimator_class,
-  task_family,
-  learned_opt,
-  trunc_sched,
-  num_tasks,
-  offset,
-  length_name,
-  lengths,
-  steps_per_jit,
-  **options,
-) -> gradient_learner.GradientEstimator:
+  stock: type,
+  task_family: tasks_base.TaskFamily | TaskAndOptimizer,
+  learned_opt: lopt_base.LearnedOptimizer | None,
+  schedule: truncation_schedule.TruncationSchedule,
+  length_name: str,
+  lengths: int | Sequence[int],
+  *,
+  num_tasks: int,
+  groups: int | None,
+  steps_per_jit: int | None,
+  offset: int,
+  **options: float,
+) -> GroupedEstimator | SampledTruncations:
   lengths = (lengths,) if isinstance(lengths, int) else tuple(lengths)
+  _check_lengths(length_name, lengths, steps_per_jit)
+  if isinstance(task_family, tuple):
+    task_family, learned_opt = task_family
+  assert learned_opt is not None
+  groups = groups_module.number(groups, num_tasks)
+
+  def of_length(length: int) -> GroupedEstimator:
+    segment = segment_of(length) if stock is SegmentedGrad else length
+    of_stock = {**options, length_name: length, "steps_per_jit": steps_per_jit or segment}
+    return _grouped(
+      _Kind(
+        stock,
+        task_family,
+        learned_opt,
+        schedule,
+        values_of(schedule),
+        num_tasks,
+        groups,
+        offset,
+        tuple(of_stock.items()),
+      )
+    )
+
+  estimators = [of_length(length) for length in lengths]
+  return estimators[0] if len(estimators) == 1 else SampledTruncations(estimators)
+
+
+def _check_lengths(name: str, lengths: Sequence[int], steps_per_jit: int | None) -> None:
   if not lengths or min(lengths) < 1:
     raise UnsupRuleError(
-      f"{length_name} is {lengths}; give one or several numbers of inner steps, each at least 1"
+      f"{name} is {lengths}; give one or several numbers of inner steps, each at least 1"
     )
   for length in lengths:
     if length % (steps_per_jit or length):
       raise UnsupRuleError(
-        f"steps_per_jit {steps_per_jit} does not divide {length_name} {length}; choose a divisor"
+        f"steps_per_jit {steps_per_jit} does not divide {name} {length}; choose a divisor"
       )
-  if isinstance(task_family, TaskAndOptimizer):
-    task_family, learned_opt = task_family
-  # gin makes an equal schedule anew for each estimator; the library compiles anew for each object.
-  key = (type(trunc_sched), repr(sorted(vars(trunc_sched).items())))
-  schedule = _schedules.setdefault(key, trunc_sched)
-  segmented = estimator_class is SegmentedGrad
-  estimator_class = _sharing(estimator_class)
-  estimators = tuple(
-    _cached_estimator(
-      estimator_class,
-      task_family,
-      learned_opt,
-      schedule,
-      num_tasks,
-      offset,
-      steps_per_jit=steps_per_jit or (segment_of(length) if segmented else length),
-      **{length_name: length},
-      **options,
-    )
-    for length in lengths
-  )
-  return estimators[0] if len(estimators) == 1 else SampledTruncations(estimators)
 
 
-_schedules: dict[tuple[type, str], truncation_schedule.TruncationSchedule] = {}
+def values_of(configured: object) -> tuple[type, str]:
+  """What tells two objects apart that gin made: it makes an equal one anew for each reference."""
+  return type(configured), repr(sorted(vars(configured).items()))
 
 
-def task_family(estimator: Any) -> Any:
+def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
   """Returns the task family that an estimator works on, or None."""
-  # HEAD's estimators keep it one level down.
-  return getattr(getattr(estimator, "truncated_step", estimator), "task_family", None)
+  return getattr(library.step_of(estimator), "task_family", None)
 
 
-def number_of_tasks(estimator: Any) -> int:
-  """Returns how many tasks an estimator of the library trains side by side."""
-  return getattr(estimator, "truncated_step", estimator).num_tasks
-
-
-class _OnCores:
-  """An estimator that knows among how many cores its tasks are shared."""
-
-  @functools.cached_property
-  def _n_shares(self) -> int:
-    return shares.number_for(number_of_tasks(self), task_family(self))
-
-
-class _Shared(_OnCores):
-  """An estimator whose unrolls share their tasks among the cores."""
-
-  def compute_gradient_estimate(self, *arguments: Any, **options: Any) -> Any:
-    """One estimate; see the library's class."""
-    estimate: Any = super()
-    with shares.unrolling(self._n_shares):
-      return estimate.compute_gradient_estimate(*arguments, **options)
-
-
-class _OneProgram(_OnCores):
-  """A `TruncatedGrad` whose estimate is one compiled program, its tasks shared among the cores.
-
-  The library compiles the way forward and the way back one by one, each with much of the other.
-  """
-
-  @functools.cached_property
-  def _program(self) -> Any:
-    library: Any = self
-    estimate: Any = super()
-    # HEAD wants data from outside of a program, even where there is none.
-    data = {"datas_list": library.get_datas()} if compat.IS_HEAD else {}
-
-    def compute(*arguments):
-      return estimate.compute_gradient_estimate(*arguments, **data)[0]
-
-    return jax.jit(shares.estimate(compute, number_of_tasks(self), self._n_shares))
-
-  def compute_gradient_estimate(
-    self,
-    worker_weights: Any,
-    key: jax.Array,
-    state: Any,
-    with_summary: bool = False,
-    **options: Any,
-  ) -> Any:
-    """One estimate; see the library's class."""
-    library: Any = self
-    estimate: Any = super()
-    # A task with data sets reads its batches in Python, which a program would do but once. Calls
-    # for parts of a truncation would be as many copies in it.
-    in_parts = library.unroll_length > library.steps_per_jit
-    in_python = in_parts or task_family(library).datasets is not None
-    if with_summary or options or in_python:
-      return estimate.compute_gradient_estimate(
-        worker_weights, key, state, with_summary=with_summary, **options
-      )
-    return shares.total(self._program(worker_weights, key, state), self._n_shares), {}
-
-
-@functools.cache
-def _sharing(estimator_class: type) -> type:
-  """`estimator_class` under its own name, with its tasks shared among the cores."""
-  through = issubclass(estimator_class, library_grad.TruncatedGrad)
-  return type(estimator_class.__name__, (_OneProgram if through else _Shared, estimator_class), {})
-
-
-@functools.cache  # As many as there are combinations of task family and length.
-def _cached_estimator(
-  estimator_class, task_family, learned_opt, trunc_sched, num_tasks, offset, **options
-) -> gradient_learner.GradientEstimator:
-  if compat.IS_HEAD:
-    from learned_optimization.outer_trainers import (
-      lopt_truncated_step,  # pyright: ignore[reportAttributeAccessIssue]
-    )
-
-    step = lopt_truncated_step.VectorizedLOptTruncatedStep(
-      task_family,
-      learned_opt,
-      trunc_sched,
-      num_tasks,
-      meta_loss_split="outer_valid",
-      random_initial_iteration_offset=offset,
-    )
-    return estimator_class(step, **options)
-  return estimator_class(
-    task_family,
-    learned_opt,
-    trunc_sched,
-    num_tasks,
-    train_and_meta=True,
-    random_initial_iteration_offset=offset,
-    **options,
-  )
+def most_groups() -> int:
+  """The largest number of groups that gin asks of an estimator here: that many cores help."""
+  found = [1]
+  for kind in (truncated_grad, truncated_pes, truncated_es):
+    bound = gin.get_bindings(kind)
+    if "num_tasks" in bound:
+      found.append(bound.get("groups") or groups_module.default_number(bound["num_tasks"]))
+  return max(found)

@@ -1,29 +1,21 @@
 """Back-propagation through a truncation in segments, with memory that grows as its square root.
 
 Only the inner state at the start of each segment is kept; a segment's steps are computed again on
-the way back (Chen et al., 2016, "Training deep nets with sublinear memory cost").
+the backward pass (Chen et al., 2016, "Training deep nets with sublinear memory cost").
 """
 
 import math
-import types
 from typing import Any
 
 import jax
-from learned_optimization.outer_trainers import common
+from learned_optimization.outer_trainers import gradient_learner
 from learned_optimization.outer_trainers import truncated_grad as library_grad
 
-from unsup_rule import compat
-from unsup_rule.meta.shares import THETA, replaced
-
-# Position of the length among the arguments of the library's `truncated_unroll`.
-_LENGTH = 1 if compat.IS_HEAD else 4
+from unsup_rule.compat import library
 
 
 class SegmentedGrad(library_grad.TruncatedGrad):
-  """`TruncatedGrad` with rematerialised segments of `steps_per_jit` inner steps.
-
-  Summaries, if asked for, are those of the last segment.
-  """
+  """`TruncatedGrad` with rematerialised segments of `steps_per_jit` inner steps, no summaries."""
 
   def __init__(self, *arguments: Any, unroll_length: int, steps_per_jit: int, **options: Any):
     super().__init__(
@@ -31,38 +23,38 @@ class SegmentedGrad(library_grad.TruncatedGrad):
     )
     self.segment = steps_per_jit
 
-  def compute_gradient_estimate(self, *arguments: Any, **options: Any) -> Any:
+  def compute_gradient_estimate(
+    self,
+    worker_weights: Any,
+    key: jax.Array,
+    state: Any,
+    with_summary: bool = False,
+    datas_list: Any = None,
+  ) -> tuple[gradient_learner.GradientEstimatorOut, dict[str, jax.Array]]:
     """One estimate; see the library's class."""
+    del with_summary
+    n_segments = self.unroll_length // self.segment
+    batches = library.batches(self, self.unroll_length) if datas_list is None else datas_list[0]
+    batches = jax.tree.map(lambda x: x.reshape(n_segments, self.segment, *x.shape[1:]), batches)
+    unroll = jax.checkpoint(library.unroll(self, self.segment))
 
-    def unroll(*arguments, **options):
-      return _in_segments(self.segment, arguments, options)
+    def meta_loss(theta):
+      def segment(state, inputs):
+        return unroll(theta, inputs[0], state, inputs[1], worker_weights.outer_state)
 
-    # The library's method looks up `common.truncated_unroll` when it is called.
-    with replaced(library_grad, common=types.SimpleNamespace(truncated_unroll=unroll)):
-      return super().compute_gradient_estimate(*arguments, **options)
+      keys = jax.random.split(key, n_segments)
+      last, outs = jax.lax.scan(segment, state, (keys, batches))
+      outs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outs)
+      return library.mean_loss(outs), (last, outs)
 
-
-def _in_segments(segment: int, arguments: tuple, options: dict[str, Any]) -> Any:
-  """The library's `truncated_unroll`, as a scan over segments of its own scan over steps."""
-  static = list(arguments[:THETA])
-  theta, key, state, datas, *others = arguments[THETA:]
-  n_segments = static[_LENGTH] // segment
-  static[_LENGTH] = segment
-
-  @jax.checkpoint
-  def one(theta, state, key, datas):
-    unrolled = common.truncated_unroll(*static, theta, key, state, datas, *others, **options)
-    (state, outs), metrics = unrolled
-    return state, (outs, metrics)
-
-  datas = jax.tree_util.tree_map(lambda x: x.reshape(n_segments, segment, *x.shape[1:]), datas)
-  state, (outs, metrics) = jax.lax.scan(
-    lambda state, inputs: one(theta, state, *inputs),
-    state,
-    (jax.random.split(key, n_segments), datas),
-  )
-  outs = jax.tree_util.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), outs)
-  return (state, outs), jax.tree_util.tree_map(lambda x: x[-1], metrics)
+    value_and_gradient = jax.value_and_grad(meta_loss, has_aux=True)
+    (loss, (last, outs)), gradient = value_and_gradient(worker_weights.theta)
+    make: Any = gradient_learner.UnrollInfo  # A flax dataclass, opaque to type checkers.
+    info = make(
+      loss=outs.loss, iteration=outs.iteration, task_param=outs.task_param, is_done=outs.is_done
+    )
+    make = gradient_learner.GradientEstimatorOut
+    return make(mean_loss=loss, grad=gradient, unroll_state=last, unroll_info=info), {}
 
 
 def segment_of(length: int) -> int:

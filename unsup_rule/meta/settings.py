@@ -5,6 +5,7 @@ after takes its settings as arguments. A population's new values are new setting
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import gin
@@ -12,8 +13,10 @@ import jax
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
+from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import gin_files, library
+from unsup_rule.meta import gin_files
+from unsup_rule.meta.estimators import values_of
 from unsup_rule.meta.options import (
   DistributedOptions,
   PopulationOptions,
@@ -64,11 +67,17 @@ def read(config_text: str, imports: Sequence[str] = ()) -> Settings:
   """
   with gin_files.naming_missing_values():
     bound = gin.get_bindings("run_train")
+    if "lopt" not in bound:
+      raise UnsupRuleError(
+        "run_train.lopt is not bound; name the optimizer to meta-train in the gin file, for "
+        "instance run_train.lopt = @UnsupervisedRule()"
+      )
     _refuse_unsupported(bound)
     names = [field.name for field in dataclasses.fields(RunSettings)]
+    run = RunSettings(**{name: bound[name] for name in names if name in bound})
     return Settings(
-      RunSettings(**{name: bound[name] for name in names if name in bound}),
-      _make_learner,
+      run,
+      functools.partial(_make_learner, run.lopt),
       _sample_estimators,
       TrainerOptions(),
       DistributedOptions(),
@@ -89,7 +98,16 @@ def changed(settings: Settings, bindings: Sequence[str]) -> Settings:
     UnsupRuleError: a binding that gin does not understand.
   """
   gin_files.bind(bindings)
-  return read(settings.config_text, settings.imports)
+  new = read(settings.config_text, settings.imports)
+  if values_of(new.run.lopt) != values_of(settings.run.lopt):
+    return new
+  # Programs are compiled for the object; another one like it would have them compiled again.
+  lopt = settings.run.lopt
+  return dataclasses.replace(
+    new,
+    run=dataclasses.replace(new.run, lopt=lopt),
+    make_learner=functools.partial(_make_learner, lopt),
+  )
 
 
 def _refuse_unsupported(bound: dict[str, object]) -> None:
@@ -110,9 +128,9 @@ def _refuse_unsupported(bound: dict[str, object]) -> None:
       )
 
 
-def _make_learner() -> gradient_learner.GradientLearner:
+def _make_learner(lopt: lopt_base.LearnedOptimizer) -> gradient_learner.GradientLearner:
   with gin_files.naming_missing_values():
-    return library.make_learner()
+    return library.make_learner(lopt)
 
 
 def _sample_estimators(

@@ -1,0 +1,161 @@
+"""The tasks of an estimate in groups, side by side on the cores, each of which is a device of jax.
+
+Each group is a stock estimator of the library with a key of its own, so that the numbers depend on
+how many groups there are and never on how many cores. A core computes whole groups from start to
+end; what the groups found is put together outside the compiled program, which has no point where
+cores meet: jax ends a process whose cores wait for each other for a minute, and on a busy machine
+they would.
+
+Only groups of a task family with `shareable = True` run side by side: they must not call what waits
+for jax's pool of threads, whose threads the cores' programs occupy. LAPACK on batches does: a
+process whose cores are all in it hangs. Groups of other families take their turns, and so do those
+of tasks whose batches are read in Python.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from learned_optimization.outer_trainers import gradient_learner
+
+from unsup_rule import compat
+from unsup_rule.compat import library
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.tuning import largest_divisor
+
+_WHOLE, _GROUPS = PartitionSpec(), PartitionSpec("groups")
+
+
+def number(groups: int | None, num_tasks: int) -> int:
+  """How many groups of tasks an estimate has: `groups`, or else the default.
+
+  Raises:
+    UnsupRuleError: they would not be of one size.
+  """
+  if groups is None:
+    return default_number(num_tasks) if jax.default_backend() == "cpu" else 1
+  if groups < 1 or num_tasks % groups:
+    raise UnsupRuleError(f"groups is {groups}; give a divisor of num_tasks, which is {num_tasks}")
+  return groups
+
+
+def default_number(num_tasks: int) -> int:
+  """Groups of so many tasks on processors: two, where the tasks are even in number."""
+  return 2 if num_tasks % 2 == 0 else 1
+
+
+class GroupedEstimator(gradient_learner.GradientEstimator):
+  """Several groups of tasks, each an estimate of one stock estimator; gradients are averaged.
+
+  States have a leading axis of groups. There are no summaries.
+
+  Attributes:
+    stock: the estimator of a group.
+    n_groups: how many there are.
+    task_family: what all of them work on.
+  """
+
+  def __init__(self, stock: gradient_learner.GradientEstimator, n_groups: int):
+    self.stock, self.n_groups = stock, n_groups
+    self.task_family = library.step_of(stock).task_family
+
+  @property
+  def name(self) -> str:
+    """The stock estimator's class, for messages."""
+    return type(self.stock).__name__
+
+  @property
+  def num_tasks(self) -> int:
+    """Of all groups."""
+    return self.n_groups * library.step_of(self.stock).num_tasks
+
+  def task_name(self) -> str:
+    """The name of the task family."""
+    return self.task_family.name
+
+  def init_worker_state(self, worker_weights: Any, key: jax.Array) -> Any:
+    """Inner problems of all groups, [groups, ..]."""
+    return self._init(worker_weights, self._keys(key))
+
+  def compute_gradient_estimate(
+    self,
+    worker_weights: Any,
+    key: jax.Array,
+    state: Any,
+    with_summary: bool = False,
+    datas_list: Any = None,
+  ) -> tuple[gradient_learner.GradientEstimatorOut, dict[str, jax.Array]]:
+    """One estimate: the mean of the groups' gradients and losses, and all their tasks' outcomes."""
+    del with_summary, datas_list
+    keys = self._keys(key)
+    if self._reads_in_python:
+      outs = [
+        self._estimate(worker_weights, keys[group], _at(group, state))
+        for group in range(self.n_groups)
+      ]
+      out = jax.tree.map(lambda *leaves: np.stack(leaves), *outs)
+    elif self.n_devices == self.n_groups:
+      out = self._program(worker_weights, keys, state)
+    else:
+      state = jax.tree.map(np.asarray, state)
+      outs = [self._program(worker_weights, keys[own], _at(own, state)) for own in self._rounds()]
+      out = jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs)
+    loss, gradient = jax.tree.map(lambda x: np.asarray(x).mean(axis=0), (out.mean_loss, out.grad))
+    info = jax.tree.map(lambda x: np.concatenate(np.asarray(x), axis=1), out.unroll_info)
+    return out.replace(mean_loss=loss, grad=gradient, unroll_info=info), {}
+
+  @functools.cached_property
+  def n_devices(self) -> int:
+    """On how many devices the groups run."""
+    if jax.default_backend() != "cpu" or not getattr(self.task_family, "shareable", False):
+      return 1
+    return largest_divisor(self.n_groups, jax.device_count())
+
+  @functools.cached_property
+  def _reads_in_python(self) -> bool:
+    # A task with data sets reads its batches in Python, which a program would do but once. Calls
+    # for parts of a truncation would be as many copies in it.
+    stock: Any = self.stock
+    length = getattr(stock, "unroll_length", None) or stock.trunc_length
+    return length > stock.steps_per_jit or self.task_family.datasets is not None
+
+  def _keys(self, key: jax.Array) -> jax.Array:
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(self.n_groups))
+
+  def _rounds(self) -> list[slice]:
+    starts = range(0, self.n_groups, self.n_devices)
+    return [slice(start, start + self.n_devices) for start in starts]
+
+  def _estimate(self, *arguments: Any, **options: Any) -> gradient_learner.GradientEstimatorOut:
+    stock: Any = self.stock
+    return stock.compute_gradient_estimate(*arguments, with_summary=False, **options)[0]
+
+  @functools.cached_property
+  def _init(self) -> Callable[..., Any]:
+    def init(worker_weights, keys):
+      return jax.lax.map(lambda key: self.stock.init_worker_state(worker_weights, key), keys)
+
+    return jax.jit(init)
+
+  @functools.cached_property
+  def _program(self) -> Callable[..., Any]:
+    """(worker weights, keys [devices, 2], state [devices, ..]) -> what each group found."""
+    stock: Any = self.stock
+    # HEAD wants data from outside of a program, even where there is none.
+    data = {"datas_list": stock.get_datas()} if compat.IS_HEAD else {}
+
+    def own_group(worker_weights, keys, state):
+      out = self._estimate(worker_weights, keys[0], _at(0, state), **data)
+      return jax.tree.map(lambda x: x[None], out)
+
+    mesh = Mesh(np.array(jax.devices()[: self.n_devices]), _GROUPS[0])
+    specs = (_WHOLE, _GROUPS, _GROUPS)
+    mapped = jax.shard_map(own_group, mesh=mesh, in_specs=specs, out_specs=_GROUPS, check_vma=False)
+    return jax.jit(mapped, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
+
+
+def _at(index: int | slice, tree: Any) -> Any:
+  return jax.tree.map(lambda x: x[index], tree)
