@@ -3,11 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from learned_optimization import outer_train
-from learned_optimization.optimizers import base as opt_base
 
-from unsup_rule.meta import gin_files, library
-from unsup_rule.meta.outer_step import MetaTrainingRun
+from unsup_rule.meta import gin_files, settings
+from unsup_rule.meta.training_run import MetaTrainingRun
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.rule.mlp import MLP
 
@@ -26,29 +24,31 @@ truncated_es.unroll_length = 1
 truncated_es.num_tasks = 2
 EpisodeLengths.min_length = 2
 EpisodeLengths.max_length = 3
+GradientLearner.theta_opt = @SGD()
+run_train.num_estimators = 1
+run_train.stochastic_resample_frequency = 1
+UnsupervisedRule.top_delta_size = 4
+UnsupervisedRule.compute_h_size = 4
+UnsupervisedRule.delta_dim = 4
+UnsupervisedRule.num_grad_channels = 2
 """
 
 
 @pytest.mark.slow
 def test_new_problems_and_known_combinations_compile_nothing(compilations):
   gin_files.parse(bindings=_BINDINGS.strip().split("\n"))
-  lopt = UnsupervisedRule(**_SMALL_RULE)
-  learner = library.gradient_learner(lopt, opt_base.SGD(0.1))
-  sample = []
-  with library.running_trainer(lambda sample_estimators, **_: sample.append(sample_estimators)):
-    outer_train.local_train(train_log_dir="", lopt=lopt, outer_learner=learner)
-  run = MetaTrainingRun(lopt, learner, sample[0], 1, 1, seed=0)  # A new estimator each step.
+  run = MetaTrainingRun(settings.read(""))
   run.start()
   seen, problems = set(), set()
   while len(seen) < 2:  # Both widths.
-    seen.add(run.slots[0].estimator)
+    seen.add(run.estimators[0].estimator)
     report = run.advance()
     assert run.step < 50
   run.advance()
   compilations.clear()
   for _ in range(8):  # Every episode of at most 3 steps ends in these, so problems are new too.
-    problems.update(np.asarray(_task_params(run).permutation)[:, :8].ravel().tolist())
-    seen.add(run.slots[0].estimator)
+    problems.update(np.asarray(_task_params(run).permutation)[..., :8].ravel().tolist())
+    seen.add(run.estimators[0].estimator)
     report = run.advance()
   assert not compilations
   assert len(seen) == 2
@@ -58,7 +58,7 @@ def test_new_problems_and_known_combinations_compile_nothing(compilations):
 
 
 def _task_params(run):
-  return run.slots[0].unroll_state.task_param
+  return run.estimators[0].unroll_state.task_param
 
 
 @pytest.mark.parametrize("gradient", [False, True])

@@ -10,8 +10,8 @@ from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import truncation_schedule
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, estimators, library
-from unsup_rule.meta.outer_step import MetaTrainingRun
+from unsup_rule.meta import checkpoint, estimators
+from unsup_rule.meta.training_run import MetaTrainingRun
 
 # The same objects in every run, so that estimators and their compilations are the same too.
 _LOPT = lopt_base.LearnableAdam()
@@ -26,7 +26,8 @@ def _library_run(kind, seed=3, num_estimators=2, theta_opt=None):
   def sample(learned_opt, key, number):
     return [
       _MAKERS[kind](
-        estimators.TaskAndOptimizer(meta_problems.two_quadratics(one), learned_opt),
+        meta_problems.two_quadratics(one),
+        learned_opt,
         trunc_sched=_SCHEDULE,
         num_tasks=2,
         **{length: 2},
@@ -34,22 +35,28 @@ def _library_run(kind, seed=3, num_estimators=2, theta_opt=None):
       for one in jax.random.split(key, number)
     ]
 
-  learner = library.gradient_learner(_LOPT, theta_opt or opt_base.Adam(1e-2))
-  return MetaTrainingRun(_LOPT, learner, sample, num_estimators, 2, seed)
+  return MetaTrainingRun(
+    meta_problems.settings(
+      sample,
+      lopt=_LOPT,
+      theta_opt=theta_opt or opt_base.Adam(1e-2),
+      num_estimators=num_estimators,
+      stochastic_resample_frequency=2,
+      trainer={"seed": seed},
+    )
+  )
 
 
 def _fake_run(slots, resample_frequency=0, theta_opt=None, seed=0):
-  lopt, learner = meta_problems.learner()
-  if theta_opt:
-    learner = library.gradient_learner(lopt, theta_opt)
   made = iter(slots)
   run = MetaTrainingRun(
-    lopt,
-    learner,
-    lambda lopt, key, number: [next(made) for _ in range(number)],
-    len(slots),
-    resample_frequency,
-    seed,
+    meta_problems.settings(
+      lambda lopt, key, number: [next(made) for _ in range(number)],
+      theta_opt=theta_opt,
+      num_estimators=1 if resample_frequency else len(slots),
+      stochastic_resample_frequency=resample_frequency,
+      trainer={"seed": seed},
+    )
   )
   run.start()
   return run
@@ -68,10 +75,10 @@ def test_a_break_changes_no_bit(tmp_path):
   """With PES; tests of the command line do the same with back-propagation."""
   straight = _library_run("pes")
   straight.start()
-  origins = [[slot.origin.key.tolist() for slot in straight.slots]]
+  origins = [[one.seed.key.tolist() for one in straight.estimators]]
   for _ in range(8):
     straight.advance()
-    origins.append([slot.origin.key.tolist() for slot in straight.slots])
+    origins.append([one.seed.key.tolist() for one in straight.estimators])
   # Estimators were replaced before the break and after it, and some first ones lived through it.
   assert origins[0] != origins[4] != origins[8]
 
@@ -109,7 +116,7 @@ def test_seeds_differ_and_training_moves_theta():
     np.testing.assert_array_equal(
       np.concatenate([np.ravel(x) for x in jax.tree_util.tree_leaves(run.initial_theta())]), before
     )
-    thetas.append(np.asarray(run.slots[0].origin.key).tolist())
+    thetas.append(np.asarray(run.estimators[0].seed.key).tolist())
   assert thetas[0] != thetas[1]
 
 
@@ -134,8 +141,8 @@ def test_bad_gradient_is_dropped_and_its_problems_start_anew():
   # The good one alone moved theta at the second step; the bad one is whole again at the third.
   np.testing.assert_allclose(_theta(run), start - 4 * 0.125, rtol=1e-5)
   assert (good.inits, bad.inits) == (1, 2)
-  assert [int(slot.unroll_state["age"]) for slot in run.slots] == [4, 2]
-  assert [slot.bad_in_a_row for slot in run.slots] == [0, 0]
+  assert [int(one.unroll_state["age"]) for one in run.estimators] == [4, 2]
+  assert [one.bad_in_a_row for one in run.estimators] == [0, 0]
 
 
 def test_theta_stays_where_every_gradient_is_bad():
@@ -146,10 +153,10 @@ def test_theta_stays_where_every_gradient_is_bad():
     assert report.dropped == 1
     assert np.isnan(report.loss)
     assert _bytes(run.learner_state) == state
-    assert run.slots[0].bad_in_a_row == run.step == step
+    assert run.estimators[0].bad_in_a_row == run.step == step
   run.advance()
   assert _bytes(run.learner_state) != state
-  assert run.slots[0].bad_in_a_row == 0
+  assert run.estimators[0].bad_in_a_row == 0
 
 
 def test_an_update_that_would_overflow_is_dropped():
@@ -162,12 +169,11 @@ def test_an_update_that_would_overflow_is_dropped():
 def test_estimators_are_replaced_by_chance_and_by_seed():
   def replaced(seed):
     slots = [meta_problems.FakeEstimator() for _ in range(200)]
-    run = _fake_run(slots[:1], resample_frequency=4, seed=seed)
-    run._sample = lambda lopt, key, number: [slots[run.step + 1]]
+    run = _fake_run(slots, resample_frequency=4, seed=seed)
     ages = []
     for _ in range(100):
       run.advance()
-      ages.append(int(run.slots[0].unroll_state["age"]))
+      ages.append(int(run.estimators[0].unroll_state["age"]))
     return ages
 
   ages = replaced(0)
@@ -177,7 +183,7 @@ def test_estimators_are_replaced_by_chance_and_by_seed():
   never = _fake_run([meta_problems.FakeEstimator()], resample_frequency=0)
   for _ in range(20):
     never.advance()
-  assert int(never.slots[0].unroll_state["age"]) == 20
+  assert int(never.estimators[0].unroll_state["age"]) == 20
 
 
 def test_restoring_another_configuration_names_what_differs():
@@ -200,10 +206,12 @@ def test_initial_theta_from_a_file_is_checked(tmp_path):
   checkpoint.save_params(tmp_path, theta, 0)
 
   def started():
-    learner = library.gradient_learner(
-      lopt, opt_base.SGD(), init_theta_from_path=str(tmp_path / "params")
+    options = {"init_theta_from_path": str(tmp_path / "params")}
+    run = MetaTrainingRun(
+      meta_problems.settings(
+        lambda *_: [meta_problems.FakeEstimator()], lopt=lopt, learner_options=options
+      )
     )
-    run = MetaTrainingRun(lopt, learner, lambda *_: [meta_problems.FakeEstimator()], 1, 0, 0)
     run.start()
     return run
 
@@ -222,6 +230,6 @@ def test_no_weak_types_that_a_checkpoint_would_lose(monkeypatch):
   monkeypatch.setattr(estimator, "init_worker_state", lambda weights, key: weak)
   run = _fake_run([estimator])
   for _ in range(3):
-    leaves = jax.tree_util.tree_leaves((run.learner_state, run.slots[0].unroll_state))
+    leaves = jax.tree_util.tree_leaves((run.learner_state, run.estimators[0].unroll_state))
     assert not any(leaf.weak_type for leaf in leaves)
     run.advance()

@@ -7,32 +7,30 @@ import signal
 import sys
 import types
 
-import gin
 import jax
 import matplotlib.image
 import meta_problems
 import numpy as np
 import pytest
+from learned_optimization.learned_optimizers import base as lopt_base
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint, curve
 from unsup_rule.meta import summary as summary_module
 from unsup_rule.meta.events import EventWriter
-from unsup_rule.meta.loop import local_train
+from unsup_rule.meta.loop import train
+from unsup_rule.meta.options import TrainerOptions
 
 
-def _train(folder, estimator=None, **options):
-  lopt, learner = meta_problems.learner()
-  local_train(
-    train_log_dir=str(folder),
-    lopt=lopt,
-    outer_learner=learner,
-    sample_estimators=lambda lopt, key, number: [
-      estimator or meta_problems.FakeEstimator() for _ in range(number)
-    ],
-    config_text="# The configuration.\n",
-    **{"num_estimators": 1, "num_steps": 4, "summary_every_n": 2, **options},
-  )
+def _train(folder, estimator=None, trainer=None, **run):
+  def sample(lopt, key, number):
+    return [estimator or meta_problems.FakeEstimator() for _ in range(number)]
+
+  run = {"num_steps": 4, "summary_every_n": 2, **run}
+  train(folder, meta_problems.settings(sample, trainer=trainer, **run))
+
+
+_MEASURED = {"heldout_fn": meta_problems.size_of_theta}
 
 
 def _rows(folder):
@@ -55,8 +53,7 @@ def _scalars(folder, monkeypatch):
 
 
 def test_a_run_leaves_its_files(tmp_path, monkeypatch, capsys):
-  gin.parse_config("trainer.heldout_fn = @size_of_theta")
-  _train(tmp_path / "run")
+  _train(tmp_path / "run", trainer=_MEASURED)
   folder = tmp_path / "run"
   assert sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name) == [
     ".lock",
@@ -71,7 +68,7 @@ def test_a_run_leaves_its_files(tmp_path, monkeypatch, capsys):
   assert (folder / "config.gin").read_text() == "# The configuration.\n"
   assert [int(row["step"]) for row in _rows(folder)] == [1, 2, 3, 4]
   assert [float(row["loss"]) for row in _rows(folder)] == [1.5] * 4
-  lopt, _ = meta_problems.learner()
+  lopt = lopt_base.LearnableAdam()
   theta = checkpoint.load_theta(folder, lopt.init(jax.random.PRNGKey(0)))
   summary = json.loads((folder / "summary.json").read_text())
   assert summary["outer_steps"] == 4
@@ -92,17 +89,16 @@ def test_a_run_leaves_its_files(tmp_path, monkeypatch, capsys):
 
 
 def test_a_complete_run_returns_and_a_longer_one_goes_on(tmp_path):
-  gin.parse_config("trainer.heldout_fn = @size_of_theta")
-  _train(tmp_path)
+  _train(tmp_path, trainer=_MEASURED)
   before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != ".lock"}
   first = json.loads((tmp_path / "summary.json").read_text())
   idle = meta_problems.FakeEstimator()
-  _train(tmp_path, idle)
+  _train(tmp_path, idle, trainer=_MEASURED)
   assert idle.calls == idle.inits == 0
   assert before == {
     path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != ".lock"
   }
-  _train(tmp_path, num_steps=7)
+  _train(tmp_path, trainer=_MEASURED, num_steps=7)
   assert [int(row["step"]) for row in _rows(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
   longer = json.loads((tmp_path / "summary.json").read_text())
   assert longer["outer_steps"] == 7
@@ -166,30 +162,29 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
 
 
 def test_checkpoints_are_written_as_time_goes_by(tmp_path):
-  gin.parse_config("trainer.checkpoint_every_seconds = 1e-9")
-
   def fail(call):
     if call == 4:
       raise ZeroDivisionError
 
   with pytest.raises(ZeroDivisionError):
-    _train(tmp_path, meta_problems.FakeEstimator(on_call=fail), num_steps=10)
+    _train(
+      tmp_path,
+      meta_problems.FakeEstimator(on_call=fail),
+      trainer={"checkpoint_every_seconds": 1e-9},
+      num_steps=10,
+    )
   assert checkpoint.load_state(tmp_path)["step"] == 3
 
 
 def test_a_run_of_bad_gradients_stops_with_the_last_good_theta(tmp_path):
-  gin.parse_config("trainer.max_consecutive_nonfinite = 3")
   bad = meta_problems.FakeEstimator(bad_calls=(1, 3, 4, 6, 7, 8, 9))
   with pytest.raises(UnsupRuleError, match="of task family fake_family was not finite 3 times"):
-    _train(tmp_path, bad, num_steps=20)
+    _train(tmp_path, bad, trainer={"max_consecutive_nonfinite": 3}, num_steps=20)
   state = checkpoint.load_state(tmp_path)
   assert (state["step"], state["dropped"]) == (8, 6)
   assert [int(row["dropped"]) for row in _rows(tmp_path)] == [1, 0, 1, 1, 0, 1, 1, 1]
   # Steps 2 and 5 were the good ones, of 1/8 each.
-  _, learner = meta_problems.learner()
-  moved = jax.tree_util.tree_map(
-    lambda x: x - 0.25, learner.init(_theta_key()).theta_opt_state.params
-  )
+  moved = jax.tree_util.tree_map(lambda x: x - 0.25, lopt_base.LearnableAdam().init(_theta_key()))
   theta = checkpoint.load_theta(tmp_path, moved)
   for found, wanted in zip(
     jax.tree_util.tree_leaves(theta), jax.tree_util.tree_leaves(moved), strict=True
@@ -218,26 +213,16 @@ def test_another_configuration_leaves_the_folder_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "binding", ["checkpoint_every_seconds = 0", "max_consecutive_nonfinite = -1"]
+  "options", [{"checkpoint_every_seconds": 0}, {"max_consecutive_nonfinite": -1}]
 )
-def test_options_are_checked(tmp_path, binding):
-  gin.parse_config(f"trainer.{binding}")
+def test_options_are_checked(options):
   with pytest.raises(UnsupRuleError, match=r"^trainer\.\w+ is .*; give a positive number"):
-    _train(tmp_path)
+    TrainerOptions(**options)
 
 
-def test_a_heldout_function_must_return_an_error_bar(tmp_path, monkeypatch):
-  monkeypatch.setattr(
-    "unsup_rule.meta.loop.TrainerOptions",
-    lambda: types.SimpleNamespace(
-      seed=0,
-      checkpoint_every_seconds=30,
-      max_consecutive_nonfinite=20,
-      heldout_fn=lambda lopt, theta: {"accuracy": 1.0},
-    ),
-  )
+def test_a_heldout_function_must_return_an_error_bar(tmp_path):
   with pytest.raises(UnsupRuleError, match="returned no 'standard_error'"):
-    _train(tmp_path)
+    _train(tmp_path, trainer={"heldout_fn": lambda lopt, theta: {"accuracy": 1.0}})
 
 
 def test_events_of_a_killed_session_beyond_the_checkpoint_are_dropped(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import gradient_learner
 from learned_optimization.tasks import quadratics
 
-from unsup_rule.meta import library
+from unsup_rule.meta.options import RunSettings, TrainerOptions
+from unsup_rule.meta.settings import Settings
 
 _FAMILIES = (
   quadratics.FixedDimQuadraticFamily(dim=3),
@@ -84,7 +85,29 @@ class FakeEstimator(gradient_learner.GradientEstimator):
     return output, {}
 
 
-def learner(learning_rate=0.125):
-  """A learned optimizer of four parameters and the library's learner with gradient descent."""
-  lopt = lopt_base.LearnableAdam()
-  return lopt, library.gradient_learner(lopt, opt_base.SGD(learning_rate))
+def gradient_learner_of(lopt, theta_opt, **options):
+  """The library's learner of `lopt`'s theta; 0.0.1 and HEAD name its first argument differently."""
+  return gradient_learner.GradientLearner(lopt, theta_opt, **options)
+
+
+def settings(sample, *, lopt=None, theta_opt=None, learner_options=None, trainer=None, **run):
+  """Settings of a run with these estimators; by default of four parameters and plain descent.
+
+  Args:
+    sample: (learned optimizer, key, number) -> estimators.
+    lopt: the learned optimizer.
+    theta_opt: updates its theta.
+    learner_options: further arguments of the library's learner.
+    trainer: values of `TrainerOptions`.
+    **run: values of `RunSettings`.
+  """
+  lopt = lopt or lopt_base.LearnableAdam()
+  theta_opt = theta_opt or opt_base.SGD(0.125)
+  run = {"num_estimators": 1, "stochastic_resample_frequency": 0, **run}
+  return Settings(
+    RunSettings(lopt, **run),
+    lambda: gradient_learner_of(lopt, theta_opt, **(learner_options or {})),
+    sample,
+    TrainerOptions(**(trainer or {})),
+    config_text="# The configuration.\n",
+  )

@@ -10,7 +10,7 @@ from learned_optimization.optimizers import base as opt_base
 from scipy import stats
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import estimators, library
+from unsup_rule.meta import estimators
 from unsup_rule.plugin.lengths import EpisodeLengths
 
 _LOPT = lopt_base.LearnableAdam()
@@ -83,7 +83,8 @@ def test_bad_lengths(low, high):
 
 def _truncated_es(lengths, **options):
   return estimators.truncated_es(
-    estimators.TaskAndOptimizer(meta_problems.two_quadratics(jax.random.PRNGKey(0)), _LOPT),
+    meta_problems.two_quadratics(jax.random.PRNGKey(0)),
+    _LOPT,
     trunc_sched=EpisodeLengths(50, 50, staggered=False),
     num_tasks=2,
     unroll_length=lengths,
@@ -93,7 +94,7 @@ def _truncated_es(lengths, **options):
 
 @pytest.mark.slow
 def test_each_estimate_draws_the_length_of_its_truncation(compilations):
-  learner = library.gradient_learner(_LOPT, opt_base.SGD(0.1))
+  learner = meta_problems.gradient_learner_of(_LOPT, opt_base.SGD(0.1))
   weights = learner.get_state_for_worker(learner.init(jax.random.PRNGKey(0)))
   estimator = _truncated_es((1, 2, 4))
   assert estimator.task_family.name == "FixedDimQuadraticFamily"

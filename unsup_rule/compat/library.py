@@ -1,7 +1,7 @@
 """What learned_optimization 0.0.1 and HEAD name or arrange differently, behind one interface."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gin
 import jax
@@ -17,7 +17,13 @@ if compat.IS_HEAD:
     lopt_truncated_step,  # pyright: ignore[reportAttributeAccessIssue]
   )
 
+Made = TypeVar("Made")
 Estimators = Sequence[library_learner.GradientEstimator]
+
+
+def make(kind: Callable[..., Made], **fields: object) -> Made:
+  """Returns one of the library's flax dataclasses, whose fields no type checker sees."""
+  return kind(**fields)
 
 
 def make_learner(lopt: lopt_base.LearnedOptimizer) -> library_learner.GradientLearner:

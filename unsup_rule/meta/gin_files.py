@@ -1,8 +1,7 @@
 """Gin configuration, strict: a name that nothing knows is an error that offers the nearest match.
 
 The flags are those of the library's own entry points (`--config_file`, `--gin_bindings`,
-`--gin_import`). The library itself skips unknown names in silence, drops scopes, and loses macros
-when it moves all bindings into one scope; here the first two are errors and macros are expanded.
+`--gin_import`), which skip unknown names in silence. Scopes and macros are gin's own.
 """
 
 import contextlib
@@ -93,7 +92,8 @@ def parse(
     and not what `compat` adds for the installed version, so that it loads with every version.
 
   Raises:
-    UnsupRuleError: an unknown file, module, name or parameter, bad syntax, or a scoped binding.
+    UnsupRuleError: an unknown file, module, name or parameter, bad syntax, or a macro
+      without a value.
   """
   for module in REGISTERED_MODULES:
     importlib.import_module(module)
@@ -106,8 +106,6 @@ def parse(
     _guarded(gin.parse_config_file, path, _SCHEME + _find(path, None, path))
   for binding in bindings:
     _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
-  _reject_scopes()
-  _expand_macros()
   text = config_text()
   if training:
     completion = importlib.import_module("unsup_rule.meta.library").gin_completion()
@@ -129,16 +127,28 @@ def parse_text(text: str, imports: Sequence[str] = ()) -> None:
 
 
 def config_text() -> str:
-  """Returns gin's current configuration, one binding a line, without the ruled comment lines."""
+  """Returns gin's current configuration, one binding a line, without the ruled comment lines.
+
+  Macros are expanded: a reader that puts the whole file into a scope, as the library's
+  `opt_from_checkpoint` does, would not find them.
+
+  Raises:
+    UnsupRuleError: a macro has no value.
+  """
+  expanded = {
+    key: {name: _expanded(value) for name, value in parameters.items()}
+    for key, parameters in _GIN._CONFIG.items()
+    if key[1] != "gin.macro"
+  }
   # Wider than any binding: readers of config.gin prefix every line that has an equals sign.
-  text = gin.config_str(max_line_length=1_000_000)
+  text = _GIN._config_str(expanded, max_line_length=1_000_000)
   return "".join(f"{line}\n" for line in text.split("\n") if not line.startswith("# ==="))
 
 
 def bound(name: str, default: Any = None) -> Any:
-  """Returns what `configurable.parameter` is bound to, or `default`."""
+  """Returns what `configurable.parameter` is bound to outside of scopes, or `default`."""
   try:
-    return gin.query_parameter(name)
+    return _expanded(gin.query_parameter(name))
   except ValueError:
     return default
 
@@ -287,38 +297,8 @@ def _first_line(error: BaseException) -> str:
   return str(error).split("\n", 1)[0]
 
 
-def _reject_scopes() -> None:
-  """Refuses scopes: `run_train` moves every binding into one scope, so theirs would be lost."""
-  for (scope, selector), parameters in _GIN._CONFIG.items():
-    references = _GIN.iterate_references(parameters)
-    scoped = next(
-      (
-        ref
-        for ref in references
-        if ref.scopes and ref.configurable.selector not in ("gin.macro", "gin.constant")
-      ),
-      None,
-    )
-    if (scope and selector != "gin.macro") or scoped:
-      name = scoped or f"{scope}/{selector.rsplit('.', 1)[-1]}.{next(iter(parameters))}"
-      raise UnsupRuleError(
-        f"gin: scope in '{name}': the library's run_train drops scopes, so give "
-        "one value without a scope"
-      )
-
-
-def _expand_macros() -> None:
-  """Puts the values of macros in their places: the move into one scope would merge them all."""
-  configuration = _GIN._CONFIG
-  for (_, selector), parameters in list(configuration.items()):
-    if selector != "gin.macro":
-      for name, value in list(parameters.items()):
-        parameters[name] = _expanded(value, ())
-  for key in [key for key in configuration if key[1] == "gin.macro"]:
-    del configuration[key]
-
-
-def _expanded(value: Any, inside: tuple[str, ...]) -> Any:
+def _expanded(value: Any, inside: tuple[str, ...] = ()) -> Any:
+  """`value` with macros replaced by what they stand for, and all other references as they are."""
   if isinstance(value, _GIN.ConfigurableReference):
     if value.configurable.selector != "gin.macro":
       return value

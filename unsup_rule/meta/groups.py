@@ -98,10 +98,10 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
       ]
       out = jax.tree.map(lambda *leaves: np.stack(leaves), *outs)
     elif self.n_devices == self.n_groups:
-      out = self._program(worker_weights, keys, state)
+      out = self.program(worker_weights, keys, state)
     else:
       state = jax.tree.map(np.asarray, state)
-      outs = [self._program(worker_weights, keys[own], _at(own, state)) for own in self._rounds()]
+      outs = [self.program(worker_weights, keys[own], _at(own, state)) for own in self._rounds()]
       out = jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs)
     loss, gradient = jax.tree.map(lambda x: np.asarray(x).mean(axis=0), (out.mean_loss, out.grad))
     info = jax.tree.map(lambda x: np.concatenate(np.asarray(x), axis=1), out.unroll_info)
@@ -141,7 +141,7 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
     return jax.jit(init)
 
   @functools.cached_property
-  def _program(self) -> Callable[..., Any]:
+  def program(self) -> Callable[..., Any]:
     """(worker weights, keys [devices, 2], state [devices, ..]) -> what each group found."""
     stock: Any = self.stock
     # HEAD wants data from outside of a program, even where there is none.

@@ -12,6 +12,7 @@ import numpy as np
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
+from unsup_rule.compat import library
 from unsup_rule.meta import checkpoint, trees
 from unsup_rule.meta.estimators import task_family
 
@@ -74,8 +75,8 @@ def update(
   key: jax.Array,
 ) -> gradient_learner.GradientLearnerState | None:
   """The learner's state after a step along `gradient`; None where it would not be finite."""
-  make: Any = gradient_learner.AggregatedGradient  # A flax dataclass, opaque to type checkers.
-  aggregated = make(
+  aggregated = library.make(
+    gradient_learner.AggregatedGradient,
     theta_grads=gradient,
     theta_model_state=learner.get_state_for_worker(state).theta_model_state,
     mean_loss=np.float32(loss),

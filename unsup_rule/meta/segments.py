@@ -49,12 +49,20 @@ class SegmentedGrad(library_grad.TruncatedGrad):
 
     value_and_gradient = jax.value_and_grad(meta_loss, has_aux=True)
     (loss, (last, outs)), gradient = value_and_gradient(worker_weights.theta)
-    make: Any = gradient_learner.UnrollInfo  # A flax dataclass, opaque to type checkers.
-    info = make(
-      loss=outs.loss, iteration=outs.iteration, task_param=outs.task_param, is_done=outs.is_done
+    info = library.make(
+      gradient_learner.UnrollInfo,
+      loss=outs.loss,
+      iteration=outs.iteration,
+      task_param=outs.task_param,
+      is_done=outs.is_done,
     )
-    make = gradient_learner.GradientEstimatorOut
-    return make(mean_loss=loss, grad=gradient, unroll_state=last, unroll_info=info), {}
+    return library.make(
+      gradient_learner.GradientEstimatorOut,
+      mean_loss=loss,
+      grad=gradient,
+      unroll_state=last,
+      unroll_info=info,
+    ), {}
 
 
 def segment_of(length: int) -> int:

@@ -1,12 +1,15 @@
-"""Tasks shared among devices: the same numbers, results free to go anywhere, and no meetings."""
+"""Groups of tasks side by side: the same numbers on any number of devices, and no meetings."""
 
 import os
 import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import groups
 from unsup_rule.rule import tuning
 from unsup_rule.rule.tuning import prepared
 
@@ -15,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from unsup_rule.meta import estimators
-from unsup_rule.meta import shares
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner, truncation_schedule
 from learned_optimization.tasks import quadratics
@@ -29,44 +31,53 @@ def weights_of(lopt):
   return gradient_learner.WorkerWeights(lopt.init(KEY), None, outer)
 
 
-def estimates(build, family, lopt, **options):
-  estimator = build(family, lopt, SCHEDULE, **options)
-  weights = weights_of(lopt)
-  state = estimator.init_worker_state(weights, KEY)
-  ours = next(c for c in type(estimator).mro() if c.__module__ == estimators.__name__
-              and c.__name__.startswith("_"))
-  library = super(ours, estimator)
-  return [e.compute_gradient_estimate(weights, KEY, state)[0] for e in (estimator, library)]
+def one_after_the_other(estimator, weights, states):
+  "The stock estimates of the groups, each with its key."
+  of_head = hasattr(estimator.stock, "get_datas")
+  data = {"datas_list": estimator.stock.get_datas()} if of_head else {}
+  return [
+    estimator.stock.compute_gradient_estimate(
+      weights, jax.random.fold_in(KEY, group), jax.tree.map(lambda x: x[group], states), **data
+    )[0]
+    for group in range(estimator.n_groups)
+  ]
 
 
-def compare(shared, whole):
-  assert len(jax.tree.leaves(whole.grad)) and np.isfinite(whole.mean_loss)
-  scale = max(np.abs(g).max() for g in jax.tree.leaves(whole.grad))
+def compare(out, stock):
+  mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *[one.grad for one in stock])
+  assert len(jax.tree.leaves(mean)) and np.isfinite(out.mean_loss)
+  scale = max(np.abs(g).max() for g in jax.tree.leaves(mean))
   assert scale > 1e-6
-  for got, want in zip(jax.tree.leaves(shared.grad), jax.tree.leaves(whole.grad), strict=True):
+  for got, want in zip(jax.tree.leaves(out.grad), jax.tree.leaves(mean), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5 * scale)
-  for out in (shared, whole):
-    assert all(len(x.sharding.device_set) == 1 for x in jax.tree.leaves(out))
-  rest = [jax.tree.leaves(out.replace(grad=None)) for out in (shared, whole)]
-  for got, want in zip(*rest, strict=True):
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(out.mean_loss, np.mean([one.mean_loss for one in stock]), rtol=1e-5)
+  states = jax.tree.map(lambda *x: np.stack(x), *[one.unroll_state for one in stock])
+  infos = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *[one.unroll_info for one in stock])
+  for found, wanted in ((out.unroll_state, states), (out.unroll_info, infos)):
+    for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+      np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 """
 
 QUADRATIC = (
   SETTING
   + """
-assert jax.device_count() == 3
 family, lopt = quadratics.FixedDimQuadraticFamily(dim=4), lopt_base.LearnableSGD()
-assert shares.number_for(6, family) == 1
 family.shareable = True
-assert [shares.number_for(n, family) for n in (1, 2, 3, 4, 5, 6)] == [1, 2, 3, 2, 1, 3]
-for options in (
-  dict(build=estimators.truncated_grad, unroll_length=4, num_tasks=6),
-  dict(build=estimators.truncated_grad, unroll_length=4, num_tasks=4, remat="sqrt"),
-  dict(build=estimators.truncated_pes, trunc_length=4, num_tasks=6, std=0.1),
-  dict(build=estimators.truncated_es, unroll_length=4, num_tasks=6, std=0.1),
+weights = weights_of(lopt)
+found = []
+for build, options in (
+  (estimators.truncated_grad, dict(unroll_length=4)),
+  (estimators.truncated_grad, dict(unroll_length=4, remat="sqrt")),
+  (estimators.truncated_pes, dict(trunc_length=4, std=0.1)),
+  (estimators.truncated_es, dict(unroll_length=4, std=0.1)),
 ):
-  compare(*estimates(family=family, lopt=lopt, **options))
+  estimator = build(family, lopt, SCHEDULE, num_tasks=8, groups=4, **options)
+  assert estimator.n_devices == min(4, jax.device_count())
+  state = estimator.init_worker_state(weights, KEY)
+  out, _ = estimator.compute_gradient_estimate(weights, KEY, state)
+  compare(out, one_after_the_other(estimator, weights, state))
+  found += jax.tree.leaves(estimator.compute_gradient_estimate(weights, KEY, out.unroll_state)[0])
+np.savez(OUT, *found)
 """
 )
 
@@ -80,12 +91,11 @@ rule = case.rule()
 estimator = estimators.truncated_grad(case.family, rule, SCHEDULE, num_tasks=2, unroll_length=4)
 weights = weights_of(rule)
 state = estimator.init_worker_state(weights, KEY)
-arguments = (weights, KEY, state)
-shared, _ = estimator.compute_gradient_estimate(*arguments)
-text = estimator._program.lower(*arguments).compile().as_text()
-vars(estimator).pop("_program")
-vars(estimator)["_n_shares"] = 1
-compare(shared, estimator.compute_gradient_estimate(*arguments)[0])
+assert (estimator.n_groups, estimator.n_devices) == (2, 2)
+out, _ = estimator.compute_gradient_estimate(weights, KEY, state)
+compare(out, one_after_the_other(estimator, weights, state))
+keys = jnp.stack([jax.random.fold_in(KEY, group) for group in range(2)])
+text = estimator.program.lower(weights, keys, state).compile().as_text()
 assert "num_partitions=2" in text
 for meeting in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
   assert meeting not in text, meeting
@@ -100,9 +110,29 @@ def run(program, devices, timeout, **options):
   return subprocess.run(command, env=environment, check=True, timeout=timeout, **options)
 
 
-@pytest.mark.parametrize(("program", "devices"), [(QUADRATIC, 3), (RULE, 2)], ids=["any", "rule"])
-def test_several_devices_give_the_estimate_of_one(program, devices):
-  run(program, devices, timeout=600)
+@pytest.mark.slow
+def test_the_numbers_are_the_same_on_any_number_of_devices(tmp_path):
+  """And those of the library's own estimates of the groups, one after the other."""
+  found = []
+  for devices in (1, 2, 4):
+    path = tmp_path / f"{devices}.npz"
+    run(f"OUT = {str(path)!r}\n{QUADRATIC}", devices, timeout=600)
+    found.append(np.load(path))
+  for other in found[1:]:
+    for name, array in found[0].items():
+      np.testing.assert_array_equal(array, other[name])
+
+
+def test_groups_of_the_rule_never_meet():
+  run(RULE, 2, timeout=600)
+
+
+def test_number_of_groups():
+  assert [groups.number(None, n) for n in (1, 2, 3, 8)] == [1, 2, 1, 2]
+  assert groups.number(4, 8) == 4
+  for bad in (0, 3):
+    with pytest.raises(UnsupRuleError, match=f"groups is {bad}; give a divisor of num_tasks"):
+      groups.number(bad, 8)
 
 
 POOL = """
@@ -165,7 +195,7 @@ def test_chunks_are_no_larger_than_allowed(monkeypatch, size, at_once):
 
 def test_cores_as_devices_only_if_jax_was_not_told():
   program = (
-    "from unsup_rule import cores; import jax; cores.available = lambda: 3;"
+    "from unsup_rule.machine import cores; import jax; cores.available = lambda: 3;"
     "cores.as_devices(at_most=2); print(jax.device_count()); cores.as_devices(at_most=3);"
     "print(jax.device_count())"
   )
