@@ -8,9 +8,9 @@ import numpy as np
 from learned_optimization.outer_train import DataForWorker, GradientsFromWorker
 from learned_optimization.outer_trainers import gradient_learner
 
+from unsup_rule.compat import library
 from unsup_rule.distributed import actors, identity, process
 from unsup_rule.distributed.server import Contribution, GradientServer, Reply
-from unsup_rule.meta import library
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from unsup_rule.distributed import history, identity, learner, mutators, populat
 from unsup_rule.distributed.controller import Controller, Evaluation, Membership
 from unsup_rule.distributed.server import Contribution
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, library, settings
+from unsup_rule.meta import checkpoint, settings
 from unsup_rule.plugin import distribution as _known_to_gin  # noqa: F401
 
 _MEMBERS = [["Adam.learning_rate = 0.1"], ["Adam.learning_rate = 0.01"]]
@@ -189,7 +189,6 @@ def test_new_bindings_make_new_settings_and_a_new_learner(tmp_path):
     build_gradient_estimators.sample_task_family_fn = @two_quadratics
     build_gradient_estimators.gradient_estimator_fn = @truncated_grad
   """)
-  gin.parse_config(library.gin_completion())
   found = settings.read("")
   folder = tmp_path / "member_0"
   folder.mkdir()

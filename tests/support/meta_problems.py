@@ -111,3 +111,9 @@ def settings(sample, *, lopt=None, theta_opt=None, learner_options=None, trainer
     TrainerOptions(**(trainer or {})),
     config_text="# The configuration.\n",
   )
+
+
+def learner(learning_rate=0.125):
+  """A learned optimizer of four parameters and the library's learner with gradient descent."""
+  lopt = lopt_base.LearnableAdam()
+  return lopt, gradient_learner_of(lopt, opt_base.SGD(learning_rate))

@@ -60,7 +60,7 @@ def test_bad_settings_are_named(changes, message):
 def test_results_depend_on_what_changes_the_data_and_not_on_the_title():
   def key(*bindings):
     gin_files.gin.clear_config()
-    gin_files.parse((), bindings, ("unsup_rule.evaluation.suite",), training=False)
+    gin_files.parse((), bindings, ("unsup_rule.evaluation.suite",))
     return Suite(methods=("untrained",)).cells(None)[0].key
 
   assert key("evaluate.title = 'a'") == key("evaluate.title = 'b'")

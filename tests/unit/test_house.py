@@ -37,8 +37,6 @@ BEYOND_ARRAYS = {
 }
 REPLACING = {
   "data/tfds_source.py",
-  "meta/library.py",
-  "meta/shares.py",
 }
 MOST_ANY = 501
 MOST_LINES_OF_COMPAT = 300

@@ -49,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
   from unsup_rule.meta import gin_files
 
   imports = ["unsup_rule.evaluation.suite", *arguments.gin_import]
-  text = gin_files.parse(arguments.config_file, arguments.gin_bindings, imports, training=False)
+  text = gin_files.parse(arguments.config_file, arguments.gin_bindings, imports)
   wanted = suite.Suite()
   rule, theta_sha256 = None, ""
   if arguments.rule is not None:

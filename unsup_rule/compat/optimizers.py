@@ -3,10 +3,8 @@
 from unsup_rule import compat
 
 if compat.IS_HEAD:
-  from learned_optimization.optimizers.optax_opts import (  # pyright: ignore[reportMissingImports]
-    OptaxOptimizer,
-  )
+  from learned_optimization.optimizers import optax_opts as home  # pyright: ignore
 else:
-  from learned_optimization.optimizers.base import OptaxOptimizer
+  from learned_optimization.optimizers import base as home
 
-__all__ = ["OptaxOptimizer"]
+OptaxOptimizer = home.OptaxOptimizer

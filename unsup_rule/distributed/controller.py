@@ -15,9 +15,9 @@ from learned_optimization.population import population as library_population
 from learned_optimization.population.population import ActiveWorker, Mutate
 
 from unsup_rule import storage
+from unsup_rule.compat import library
 from unsup_rule.distributed import actors, history, process
 from unsup_rule.distributed.statistics import Report
-from unsup_rule.meta import library
 
 _STATE = "population.state"
 _KEPT_ROUNDS = 3  # Of theta that members may still be about to load.

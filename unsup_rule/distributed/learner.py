@@ -15,6 +15,7 @@ from learned_optimization.outer_train import DataForWorker
 from learned_optimization.population.population import ActiveWorker
 
 from unsup_rule import storage
+from unsup_rule.compat import library
 from unsup_rule.distributed import actors, identity, process
 from unsup_rule.distributed.controller import Controller, Membership
 from unsup_rule.distributed.meta_parameters import MetaParameterStore
@@ -22,7 +23,7 @@ from unsup_rule.distributed.run_files import RunFiles
 from unsup_rule.distributed.server import GradientServer, StopRequested
 from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, curve, library, settings, summary
+from unsup_rule.meta import checkpoint, curve, settings, summary
 
 _LOOK_SECONDS = 0.2
 

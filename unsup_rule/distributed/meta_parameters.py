@@ -8,7 +8,8 @@ import numpy as np
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule.meta import library, outer_step, trees
+from unsup_rule.compat import library
+from unsup_rule.meta import outer_step, trees
 from unsup_rule.meta.settings import Settings
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from learned_optimization.outer_train import DataForWorker, GradientsFromWorker
 from learned_optimization.outer_trainers import gradient_learner
 
+from unsup_rule.compat import library
 from unsup_rule.distributed import actors, affinity, identity, process
 from unsup_rule.distributed.server import Contribution, GradientServer, Reply
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import library, outer_step, settings, streams, trees
+from unsup_rule.meta import outer_step, settings, streams, trees
 from unsup_rule.meta.estimators import task_family
 
 

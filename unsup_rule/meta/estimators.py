@@ -25,7 +25,7 @@ from learned_optimization.outer_trainers import truncated_grad as library_grad
 from learned_optimization.outer_trainers import truncated_pes as library_pes
 from learned_optimization.tasks import base as tasks_base
 
-from unsup_rule.compat import library
+from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import groups as groups_module
 from unsup_rule.meta.groups import GroupedEstimator
@@ -172,7 +172,7 @@ class _Kind:
 
 @functools.lru_cache(maxsize=_KEPT)
 def _grouped(kind: _Kind) -> GroupedEstimator:
-  stock = library.stock_estimator(
+  stock = _stock(
     kind.stock,
     kind.task_family,
     kind.learned_opt,
@@ -182,6 +182,31 @@ def _grouped(kind: _Kind) -> GroupedEstimator:
     **dict(kind.options),
   )
   return GroupedEstimator(stock, kind.groups)
+
+
+def _stock(
+  estimator: type,
+  family: tasks_base.TaskFamily,
+  lopt: lopt_base.LearnedOptimizer,
+  schedule: truncation_schedule.TruncationSchedule,
+  num_tasks: int,
+  offset: int,
+  **options: float,
+) -> gradient_learner.GradientEstimator:
+  """An estimator of the library whose meta-loss is taken on a second batch after each step."""
+  arguments = (family, lopt, schedule, num_tasks)
+  if not compat.IS_HEAD:
+    return estimator(
+      *arguments, train_and_meta=True, random_initial_iteration_offset=offset, **options
+    )
+  from learned_optimization.outer_trainers import (
+    lopt_truncated_step,  # pyright: ignore[reportAttributeAccessIssue]
+  )
+
+  step = lopt_truncated_step.VectorizedLOptTruncatedStep(
+    *arguments, meta_loss_split="outer_valid", random_initial_iteration_offset=offset
+  )
+  return estimator(step, **options)
 
 
 class SampledTruncations(gradient_learner.GradientEstimator):
@@ -283,7 +308,7 @@ def values_of(configured: object) -> tuple[type, str]:
 
 def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
   """Returns the task family that an estimator works on, or None."""
-  return getattr(library.step_of(estimator), "task_family", None)
+  return getattr(groups_module.step_of(estimator), "task_family", None)
 
 
 def most_groups() -> int:

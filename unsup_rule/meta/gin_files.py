@@ -74,7 +74,6 @@ def parse(
   config_files: Sequence[str] = (),
   bindings: Sequence[str] = (),
   imports: Sequence[str] = (),
-  training: bool = True,
 ) -> str:
   """Reads gin files, then bindings, into gin's global configuration, and locks it.
 
@@ -85,11 +84,9 @@ def parse(
     config_files: paths of gin files, later ones win.
     bindings: single bindings such as `run_train.num_steps=100`; they win over files.
     imports: modules to import first; `package.*` imports every module of a package.
-    training: whether to add what `run_train` needs; it must then be told what to train.
 
   Returns:
-    The configuration as text, one binding a line, for `config.gin`. It holds what the user set
-    and not what `compat` adds for the installed version, so that it loads with every version.
+    The configuration as text, one binding a line, for `config.gin`.
 
   Raises:
     UnsupRuleError: an unknown file, module, name or parameter, bad syntax, or a macro
@@ -107,9 +104,6 @@ def parse(
   for binding in bindings:
     _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
   text = config_text()
-  if training:
-    completion = importlib.import_module("unsup_rule.meta.library").gin_completion()
-    _guarded(gin.parse_config, "gin configuration", completion)
   _guarded(gin.finalize, "gin configuration")
   return text
 

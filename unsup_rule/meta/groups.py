@@ -22,7 +22,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule import compat
-from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.tuning import largest_divisor
 
@@ -60,7 +59,7 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
 
   def __init__(self, stock: gradient_learner.GradientEstimator, n_groups: int):
     self.stock, self.n_groups = stock, n_groups
-    self.task_family = library.step_of(stock).task_family
+    self.task_family = step_of(stock).task_family
 
   @property
   def name(self) -> str:
@@ -70,7 +69,7 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
   @property
   def num_tasks(self) -> int:
     """Of all groups."""
-    return self.n_groups * library.step_of(self.stock).num_tasks
+    return self.n_groups * step_of(self.stock).num_tasks
 
   def task_name(self) -> str:
     """The name of the task family."""
@@ -155,6 +154,11 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
     specs = (_WHOLE, _GROUPS, _GROUPS)
     mapped = jax.shard_map(own_group, mesh=mesh, in_specs=specs, out_specs=_GROUPS, check_vma=False)
     return jax.jit(mapped, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
+
+
+def step_of(estimator: Any) -> Any:
+  """What has `task_family` and `num_tasks` of an estimator of the library: itself in 0.0.1."""
+  return getattr(estimator, "truncated_step", estimator)
 
 
 def _at(index: int | slice, tree: Any) -> Any:

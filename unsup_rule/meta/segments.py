@@ -8,9 +8,11 @@ import math
 from typing import Any
 
 import jax
-from learned_optimization.outer_trainers import gradient_learner
+from learned_optimization import training
+from learned_optimization.outer_trainers import common, gradient_learner
 from learned_optimization.outer_trainers import truncated_grad as library_grad
 
+from unsup_rule import compat
 from unsup_rule.compat import library
 
 
@@ -34,9 +36,9 @@ class SegmentedGrad(library_grad.TruncatedGrad):
     """One estimate; see the library's class."""
     del with_summary
     n_segments = self.unroll_length // self.segment
-    batches = library.batches(self, self.unroll_length) if datas_list is None else datas_list[0]
+    batches = self._batches() if datas_list is None else datas_list[0]
     batches = jax.tree.map(lambda x: x.reshape(n_segments, self.segment, *x.shape[1:]), batches)
-    unroll = jax.checkpoint(library.unroll(self, self.segment))
+    unroll = jax.checkpoint(self._unroll)
 
     def meta_loss(theta):
       def segment(state, inputs):
@@ -45,7 +47,7 @@ class SegmentedGrad(library_grad.TruncatedGrad):
       keys = jax.random.split(key, n_segments)
       last, outs = jax.lax.scan(segment, state, (keys, batches))
       outs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outs)
-      return library.mean_loss(outs), (last, outs)
+      return self._mean_loss(outs), (last, outs)
 
     value_and_gradient = jax.value_and_grad(meta_loss, has_aux=True)
     (loss, (last, outs)), gradient = value_and_gradient(worker_weights.theta)
@@ -63,6 +65,28 @@ class SegmentedGrad(library_grad.TruncatedGrad):
       unroll_state=last,
       unroll_info=info,
     ), {}
+
+  def _batches(self) -> Any:
+    """Batches of all steps; nothing where tasks draw their own."""
+    if compat.IS_HEAD:
+      return self.truncated_step.get_batch(self.unroll_length)
+    shape = (self.unroll_length, self.num_tasks)
+    return training.get_batches(self.task_family, shape, self.train_and_meta, numpy=False)
+
+  def _unroll(self, *arguments: Any) -> tuple[Any, Any]:
+    """The library's unroll of a segment: (theta, key, state, batches, ..) -> (state, outs)."""
+    if compat.IS_HEAD:
+      static = (self.truncated_step, self.segment, False)
+    else:
+      first = (self.task_family, self.learned_opt, self.trunc_sched, self.num_tasks)
+      static = (*first, self.segment, self.train_and_meta, False, False)
+    return common.truncated_unroll(*static, *arguments, with_summary=False)[0]
+
+  def _mean_loss(self, outs: Any) -> jax.Array:
+    """The meta-loss as `TruncatedGrad` takes it: HEAD leaves out steps that begin a task."""
+    if compat.IS_HEAD:
+      return ((outs.mask * outs.loss).sum(axis=0) / outs.mask.sum(axis=0)).mean()
+    return outs.loss.mean()
 
 
 def segment_of(length: int) -> int:
