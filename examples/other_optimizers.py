@@ -40,11 +40,11 @@ def main(steps: int = 50, labelled: int = 100) -> dict[str, float]:
   # A learned optimizer as the step is meta-trained along with the rule (theta is then {"rule": ..,
   # "step": ..}); here it keeps its initial theta and the rule the shipped one.
   for step in (
-    learned_optimizers.LearnableSGD(initial_lr=rule.dynamics.learning_rate),
-    learned_optimizers.LearnableSGDM(initial_lr=rule.dynamics.learning_rate / 10),
+    learned_optimizers.LearnableSGD(initial_lr=rule.schedule.learning_rate),
+    learned_optimizers.LearnableSGDM(initial_lr=rule.schedule.learning_rate / 10),
     learned_optimizers.LearnableAdam(initial_lr=1e-3),
   ):
-    composed = rule.learned_optimizer(step=step)
+    composed = rule.learned_optimizer(inner_optimizer=step)
     theta = {"rule": rule.theta, "step": step.init(key)}
     measure(type(step).__name__, composed.opt_fn(theta))
   return accuracy

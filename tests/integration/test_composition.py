@@ -68,7 +68,7 @@ def assert_close(a, b, **tolerance):
 
 def test_sgd_is_the_rule_itself(theta):
   rule = UnsupervisedRule(**SIZES, learning_rate=0.3).opt_fn(theta)
-  composed = UnsupervisedRule(**SIZES, step=optax_opts.SGD(0.3)).opt_fn(theta)
+  composed = UnsupervisedRule(**SIZES, inner_optimizer=optax_opts.SGD(0.3)).opt_fn(theta)
   plain, other = trained(rule), trained(composed)
   assert_close(plain[-1], other[-1], rtol=1e-5, atol=1e-6)
   moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), plain[0], plain[-1])
@@ -76,7 +76,7 @@ def test_sgd_is_the_rule_itself(theta):
 
 
 def test_momentum_remembers_the_changes_before(theta):
-  composed = UnsupervisedRule(**SIZES, step=optax_opts.SGDM(0.3, 0.9)).opt_fn(theta)
+  composed = UnsupervisedRule(**SIZES, inner_optimizer=optax_opts.SGDM(0.3, 0.9)).opt_fn(theta)
   seen = trained(composed)
   first, second = gradients(theta, seen)
   by_hand = jax.tree.map(lambda p, a, b: p - 0.3 * a - 0.3 * (0.9 * a + b), seen[0], first, second)
@@ -84,7 +84,7 @@ def test_momentum_remembers_the_changes_before(theta):
 
 
 def test_adam_gets_old_plus_change(theta):
-  rule = UnsupervisedRule(**SIZES, step=lopt_base.LearnableAdam(initial_lr=0.05))
+  rule = UnsupervisedRule(**SIZES, inner_optimizer=lopt_base.LearnableAdam(initial_lr=0.05))
   composed = {"rule": theta, "step": rule.init(KEY)["step"]}
   seen = trained(rule.opt_fn(composed))
   reference = optax.adam(0.05, eps_root=1e-8)
@@ -96,12 +96,15 @@ def test_adam_gets_old_plus_change(theta):
 
 
 def test_a_hand_made_step_leaves_theta_as_it_is():
-  plain, composed = UnsupervisedRule(**SIZES), UnsupervisedRule(**SIZES, step=optax_opts.Adam())
+  plain, composed = (
+    UnsupervisedRule(**SIZES),
+    UnsupervisedRule(**SIZES, inner_optimizer=optax_opts.Adam()),
+  )
   jax.tree.map(np.testing.assert_array_equal, plain.init(KEY), composed.init(KEY))
 
 
 def test_a_learned_step_is_meta_trained_along():
-  rule = UnsupervisedRule(**SIZES, step=lopt_base.LearnableAdam(initial_lr=0.05))
+  rule = UnsupervisedRule(**SIZES, inner_optimizer=lopt_base.LearnableAdam(initial_lr=0.05))
   theta = rule.init(KEY)
   assert set(theta) == {"rule", "step"}
   x = jax.random.uniform(KEY, (6, 9))
@@ -134,27 +137,27 @@ class LossSpy(optax_opts.SGD):
 
 
 def test_no_loss_of_the_task_reaches_the_step(theta):
-  rule = UnsupervisedRule(**SIZES, step=LossSpy(0.3)).opt_fn(theta)
+  rule = UnsupervisedRule(**SIZES, inner_optimizer=LossSpy(0.3)).opt_fn(theta)
   without = trained(rule)[-1]
   told = trained(rule, loss=jnp.float32(1.0), grad=jnp.nan)[-1]
   jax.tree.map(np.testing.assert_array_equal, without, told)
 
 
 def test_embedding_of_another_width(theta):
-  optimizer = UnsupervisedRule(**SIZES, step=optax_opts.SGD(0.1)).opt_fn(theta)
+  optimizer = UnsupervisedRule(**SIZES, inner_optimizer=optax_opts.SGD(0.1)).opt_fn(theta)
   with pytest.raises(UnsupRuleError, match="6 units but this theta was made for 4"):
     optimizer.init(MLP(9, (5,), 6).init(KEY))
 
 
 def test_a_class_is_no_step():
   with pytest.raises(UnsupRuleError, match="give an instance of an Optimizer or LearnedOptimizer"):
-    UnsupervisedRule(step=lopt_base.LearnableAdam)
+    UnsupervisedRule(inner_optimizer=lopt_base.LearnableAdam)
 
 
 @pytest.mark.slow
 def test_meta_trains_from_gin(tmp_path):
   bindings = [
-    "UnsupervisedRule.step = @LearnableAdam()",
+    "UnsupervisedRule.inner_optimizer = @LearnableAdam()",
     "LearnableAdam.initial_lr = 0.003",
     "UnsupervisedRule.top_delta_size = 4",
     "UnsupervisedRule.compute_h_size = 4",
@@ -167,6 +170,6 @@ def test_meta_trains_from_gin(tmp_path):
   assert cli.main(command + [f"--gin_bindings={binding}" for binding in bindings]) == 0
   step = lopt_base.LearnableAdam(initial_lr=0.003)
   sizes = {"top_delta_size": 4, "compute_h_size": 4, "delta_dim": 2}
-  before = UnsupervisedRule(**sizes, step=step).init(KEY)
+  before = UnsupervisedRule(**sizes, inner_optimizer=step).init(KEY)
   after = load_theta(run, before)
   assert float(after["step"]["log_lr"]) != float(before["step"]["log_lr"])

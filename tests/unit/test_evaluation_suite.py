@@ -25,7 +25,7 @@ def test_grids_are_products_and_a_suite_is_their_union(tmp_path):
   assert len(cells) == 2 * 3 + 2 * 2
   assert len({cell.key for cell in cells}) == len(cells)
   assert cells[0].identity["theta"] == digest
-  assert cells[0].method.dynamics.learning_rate == 0.003
+  assert cells[0].method.schedule.learning_rate == 0.003
   assert json.loads(json.dumps(cells[0].identity)) == cells[0].identity
 
 
@@ -88,7 +88,7 @@ def test_another_optimizers_theta_is_an_error(tmp_path):
 def test_learning_rate_comes_from_the_runs_configuration(tmp_path):
   folder = rule_folder(tmp_path / "rule")
   (folder / "config.gin").write_text("")
-  assert provenance.load_rule(folder)[0].dynamics.learning_rate == 1e-4
+  assert provenance.load_rule(folder)[0].schedule.learning_rate == 1e-4
   (folder / "config.gin").write_text("UnsupervisedRule.learning_rate = x\n")
   with pytest.raises(UnsupRuleError, match="learning_rate to x; give a plain value"):
     provenance.load_rule(folder)

@@ -20,7 +20,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import frozen, programs
 from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.rule.schedule import Dynamics, reordered
+from unsup_rule.rule.schedule import InnerSchedule, reordered
 from unsup_rule.weights.archive import Archive, Use
 
 
@@ -29,7 +29,7 @@ def rule(tmp_path_factory):
   """A small one, not trained, with an embedding of 8, made for 10 steps on 16 rows."""
   theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
   path = tmp_path_factory.mktemp("rule") / "small.npz"
-  Archive(theta, Dynamics(0.01, 50.0), Use(10, 16), {}).write(path)
+  Archive(theta, InnerSchedule(0.01, 50.0), Use(10, 16), {}).write(path)
   return str(path)
 
 
@@ -191,7 +191,7 @@ def test_partial_fit_goes_on(rule, data):
 def test_step_size_goes_on_from_call_to_call(rule, data):
   """It decays: the same pass moves the weights less when it comes later."""
   X = data[0]
-  falling = dataclasses.replace(unsup_rule.pretrained(rule), dynamics=Dynamics(0.1, 1.0))
+  falling = dataclasses.replace(unsup_rule.pretrained(rule), schedule=InnerSchedule(0.1, 1.0))
   model = make(falling)
   moves, before = [], None
   for _ in range(4):
@@ -254,7 +254,7 @@ def test_bad_parameters(rule, data, settings, message):
 
 
 def test_weights_that_diverge_are_an_error(rule, data):
-  wild = dataclasses.replace(unsup_rule.pretrained(rule), dynamics=Dynamics(1e30))
+  wild = dataclasses.replace(unsup_rule.pretrained(rule), schedule=InnerSchedule(1e30))
   with pytest.raises(UnsupRuleError, match="not finite after 10 steps; use fewer, or another"):
     make(wild).fit(data[0])
 

@@ -19,7 +19,7 @@ from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule import update
 from unsup_rule.rule.capture import recording
 from unsup_rule.rule.mlp import MLP, mlp_of
-from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.terms import TERMS
 from unsup_rule.rule.theta import Sizes, abstract, sizes_of
 from unsup_rule.rule.update import changes
@@ -348,7 +348,7 @@ def test_remat_does_not_change_the_meta_gradient(smallest_theta, x, strict):
 
   def gradient(remat):
     def loss(theta):
-      optimizer = RuleOptimizer(SMALLEST, theta, Dynamics(0.3), remat)
+      optimizer = RuleOptimizer(SMALLEST, theta, InnerSchedule(0.3), remat)
 
       def step(state, _):
         activations = SMALL.apply(optimizer.get_params(state), x[:, :3])

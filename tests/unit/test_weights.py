@@ -19,7 +19,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance
 from unsup_rule.meta.checkpoint import load_theta
 from unsup_rule.plugin.theta import init_theta
-from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.weights.archive import Archive, Use, digest
 from unsup_rule.weights.pretrained import DEFAULT, names
 
@@ -27,7 +27,7 @@ from unsup_rule.weights.pretrained import DEFAULT, names
 @pytest.fixture(scope="module")
 def archive():
   theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
-  return Archive(theta, Dynamics(3e-3, 100.0), Use(40, 16), {"gin": "a = 1\n", "seed": 3})
+  return Archive(theta, InnerSchedule(3e-3, 100.0), Use(40, 16), {"gin": "a = 1\n", "seed": 3})
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def path(archive, tmp_path):
 
 def test_comes_back_as_it_was(archive, path):
   found = Archive.read(path)
-  assert (found.dynamics, found.use) == (archive.dynamics, archive.use)
+  assert (found.schedule, found.use) == (archive.schedule, archive.use)
   assert found.sizes == SIZES
   assert found.provenance == archive.provenance
   jax.tree.map(np.testing.assert_array_equal, found.theta, archive.theta)
@@ -124,10 +124,10 @@ def test_three_ways_and_itself(path, tmp_path):
   assert by_default.name == DEFAULT
   assert unsup_rule.pretrained(DEFAULT).sha256 == by_default.sha256
   assert unsup_rule.pretrained(by_default) is by_default
-  assert unsup_rule.pretrained(path).dynamics == Dynamics(3e-3, 100.0)
+  assert unsup_rule.pretrained(path).schedule == InnerSchedule(3e-3, 100.0)
   from_run = unsup_rule.pretrained(str(rule_folder(tmp_path / "run")))
   assert from_run.sizes == SIZES
-  assert from_run.dynamics == Dynamics(3e-3)
+  assert from_run.schedule == InnerSchedule(3e-3)
   assert from_run.name == "run"
 
 
@@ -174,7 +174,7 @@ def step_of(optimizer):
 def test_learned_optimizer_is_the_same_rule(path):
   rule = unsup_rule.pretrained(path)
   learned = rule.learned_optimizer()
-  assert (learned.sizes, learned.dynamics) == (rule.sizes, rule.dynamics)
+  assert (learned.sizes, learned.schedule) == (rule.sizes, rule.schedule)
   after = step_of(rule.optimizer()), step_of(learned.opt_fn(rule.theta))
   jax.tree.map(np.testing.assert_array_equal, *after)
 
@@ -192,7 +192,7 @@ def test_export_of_a_run(tmp_path, capsys):
   assert "sha256" in capsys.readouterr().out
   rule = unsup_rule.pretrained(out)
   assert rule.use == Use(70, Use.batch_size)
-  assert rule.dynamics == Dynamics(0.5)
+  assert rule.schedule == InnerSchedule(0.5)
   known = rule.provenance
   assert (known["data_sets"], known["seed"], known["commit"]) == (["a", "b"], 5, "abc")
   assert (known["outer_steps"], known["core_hours"]) == (7, 1.5)
@@ -208,7 +208,7 @@ def test_export_to_a_folder_keeps_the_rule(path, tmp_path, capsys):
   command = ["export", "--rule", str(path), "--out", str(out)]
   assert main(command) == 0
   before, after = unsup_rule.pretrained(path), unsup_rule.pretrained(out)
-  assert (after.sha256, after.dynamics) == (before.sha256, before.dynamics)
+  assert (after.sha256, after.schedule) == (before.sha256, before.schedule)
   assert main(command) == 2
   assert "folder/params exists already" in capsys.readouterr().err
 
@@ -217,9 +217,9 @@ def test_export_with_other_dynamics(path, tmp_path, capsys):
   command = ["export", "--rule", str(path), "--out", str(tmp_path / "new.npz"), "--dynamics"]
   assert main([*command, "embedding_bias=6", "shuffle_inputs=True"]) == 0
   before, after = unsup_rule.pretrained(path), unsup_rule.pretrained(tmp_path / "new.npz")
-  wanted = dataclasses.replace(before.dynamics, embedding_bias=6.0, shuffle_inputs=True)
-  assert (after.sha256, after.dynamics) == (before.sha256, wanted)
-  assert isinstance(after.dynamics.embedding_bias, float)  # As in the folder of a run.
+  wanted = dataclasses.replace(before.schedule, embedding_bias=6.0, shuffle_inputs=True)
+  assert (after.sha256, after.schedule) == (before.sha256, wanted)
+  assert isinstance(after.schedule.embedding_bias, float)  # As in the folder of a run.
   assert "| biases of the embedding decay to | 6 |" in after.card
   for setting, message in (
     ("bias=1", "names 'bias'; use"),
@@ -234,9 +234,9 @@ def test_export_of_several_is_their_mean(tmp_path, capsys):
   drawn = init_theta(SIZES, jax.random.PRNGKey(0))
   for name, value in values.items():
     theta = jax.tree.map(lambda leaf, value=value: np.asarray(leaf + value), drawn)
-    Archive(theta, Dynamics(0.5), Use(), {"seed": value, "heldout_accuracy_after": value}).write(
-      tmp_path / f"{name}.npz"
-    )
+    Archive(
+      theta, InnerSchedule(0.5), Use(), {"seed": value, "heldout_accuracy_after": value}
+    ).write(tmp_path / f"{name}.npz")
   paths = [str(tmp_path / f"{name}.npz") for name in values]
   assert main(["export", "--rule", *paths, "--out", str(tmp_path / "mean.npz")]) == 0
   mean, parts = unsup_rule.pretrained(tmp_path / "mean.npz"), [*map(unsup_rule.pretrained, paths)]
@@ -246,7 +246,7 @@ def test_export_of_several_is_their_mean(tmp_path, capsys):
   assert mean.provenance["seed"] == 4.0
   assert "heldout_accuracy_after" not in mean.provenance
   assert all(part.sha256[:12] in mean.card for part in parts)
-  Archive(parts[0].theta, Dynamics(0.25), Use(), {}).write(tmp_path / "other.npz")
+  Archive(parts[0].theta, InnerSchedule(0.25), Use(), {}).write(tmp_path / "other.npz")
   command = ["export", "--rule", paths[0], str(tmp_path / "other.npz")]
   assert main([*command, "--out", str(tmp_path / "no.npz")]) == 2
   assert "'a' and 'other' is no rule" in capsys.readouterr().err
@@ -265,10 +265,12 @@ def test_the_library_loads_the_folder(path, tmp_path):
 
 def test_a_rule_trained_together_with_another_optimizer_is_no_rule_alone(tmp_path):
   folder = rule_folder(tmp_path / "run")
-  (folder / "config.gin").write_text("UnsupervisedRule.step = @LearnableAdam()\n")
-  with pytest.raises(UnsupRuleError, match=r"together with step = @LearnableAdam\(\) and is not"):
+  (folder / "config.gin").write_text("UnsupervisedRule.inner_optimizer = @LearnableAdam()\n")
+  with pytest.raises(
+    UnsupRuleError, match=r"together with inner_optimizer = @LearnableAdam\(\) and is"
+  ):
     provenance.load_rule(folder)
-  (folder / "config.gin").write_text("UnsupervisedRule.step = None\n")
+  (folder / "config.gin").write_text("UnsupervisedRule.inner_optimizer = None\n")
   assert unsup_rule.pretrained(folder).sizes == SIZES
 
 

@@ -10,7 +10,7 @@ import jax
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.schedule import Dynamics, read_setting
+from unsup_rule.rule.schedule import InnerSchedule, read_setting
 
 # Of summary.json: (key, words of the card).
 _MEASURED = (
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=[],
     metavar="NAME=VALUE",
     help="how its changes are applied, where that is to be different: any of "
-    + ", ".join(field.name for field in dataclasses.fields(Dynamics)),
+    + ", ".join(field.name for field in dataclasses.fields(InnerSchedule)),
   )
   parser.add_argument("--about", help="a sentence or two for the model card")
   parser.add_argument("--steps", type=int, help="applications that the rule is at its best with")
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
   rule = dataclasses.replace(
     rule,
     name=out.stem,
-    dynamics=_changed(rule.dynamics, arguments.dynamics),
+    schedule=_changed(rule.schedule, arguments.dynamics),
     use=dataclasses.replace(rule.use, **{k: v for k, v in use.items() if v is not None}),
     provenance=rule.provenance | {k: v for k, v in told.items() if v is not None},
   )
@@ -83,9 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
   return 0
 
 
-def _changed(dynamics: Dynamics, settings: Sequence[str]) -> Dynamics:
-  """The dynamics with these settings, each NAME=VALUE."""
-  known = {field.name for field in dataclasses.fields(Dynamics)}
+def _changed(schedule: InnerSchedule, settings: Sequence[str]) -> InnerSchedule:
+  """The schedule with these settings, each NAME=VALUE."""
+  known = {field.name for field in dataclasses.fields(InnerSchedule)}
   changes = {}
   for setting in settings:
     name, _, value = setting.partition("=")
@@ -95,7 +95,7 @@ def _changed(dynamics: Dynamics, settings: Sequence[str]) -> Dynamics:
       changes[name] = read_setting(value)
     except (ValueError, SyntaxError) as error:
       raise UnsupRuleError(f"--dynamics sets {name} to {value!r}; give a plain value") from error
-  return dataclasses.replace(dynamics, **changes)
+  return dataclasses.replace(schedule, **changes)
 
 
 def _count(rule) -> int:
@@ -120,17 +120,17 @@ def _commit() -> str | None:
 def _card(rule) -> str:
   """The model card: what the archive knows, for people."""
   known = rule.provenance
-  dynamics = rule.dynamics
-  lr = f"{dynamics.learning_rate:g}"
-  if dynamics.decay_steps is not None:
-    lr += f" / (1 + t / {dynamics.decay_steps:g})^{dynamics.decay_power:g}"
+  schedule = rule.schedule
+  lr = f"{schedule.learning_rate:g}"
+  if schedule.decay_steps is not None:
+    lr += f" / (1 + t / {schedule.decay_steps:g})^{schedule.decay_power:g}"
   facts = {
     "parameters": f"{_count(rule):,}",
     "width of the embedding": rule.sizes.output_size,
     "step size": lr,
-    "biases of hidden layers decay to": f"{dynamics.hidden_bias:g}",
-    "biases of the embedding decay to": f"{dynamics.embedding_bias:g}",
-    "inputs": "in a random order" if dynamics.shuffle_inputs else None,
+    "biases of hidden layers decay to": f"{schedule.hidden_bias:g}",
+    "biases of the embedding decay to": f"{schedule.embedding_bias:g}",
+    "inputs": "in a random order" if schedule.shuffle_inputs else None,
     "applications, examples of each": f"{rule.use.steps}, {rule.use.batch_size}",
     "data sets of meta-training": ", ".join(known.get("data_sets", ())) or None,
     "outer steps": known.get("outer_steps"),

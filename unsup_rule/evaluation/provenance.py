@@ -25,7 +25,7 @@ def load_rule(rule: str | os.PathLike) -> tuple[Rule, str]:
     UnsupRuleError: a file is missing or damaged, or holds no theta of the rule alone.
   """
   found = pretrained(rule)
-  return Rule(found.theta, found.sizes, found.dynamics), found.sha256
+  return Rule(found.theta, found.sizes, found.schedule), found.sha256
 
 
 def environment() -> dict[str, Any]:

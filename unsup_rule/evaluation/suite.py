@@ -147,7 +147,7 @@ class Suite:
 def _identity(name: str, method: Method, setting: Setting, theta_sha256: str) -> dict[str, Any]:
   identity = {"method": name, **setting.as_dict(), "loading": _bindings("load_data.")}
   if isinstance(method, Rule):
-    return identity | {"theta": theta_sha256, "dynamics": dataclasses.asdict(method.dynamics)}
+    return identity | {"theta": theta_sha256, "dynamics": dataclasses.asdict(method.schedule)}
   if isinstance(method, LibraryOptimizer):
     # What an optimizer is made of lies anywhere in the configuration but in the suite's own part.
     return identity | {"optimizer": method.optimizer.name, "bindings": _bindings("", "evaluate.")}

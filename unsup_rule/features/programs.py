@@ -15,7 +15,7 @@ import numpy as np
 
 from unsup_rule.features import frozen
 from unsup_rule.rule.mlp import MLP, Params
-from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.step import step
 from unsup_rule.rule.theta import Sizes, Theta
 
@@ -26,7 +26,7 @@ _CHUNK = 32  # steps at once
 _CHUNK_NUMBERS = 2**24  # in their batches, at most
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "dynamics", "mlp"))
+@functools.partial(jax.jit, static_argnames=("sizes", "schedule", "mlp"))
 def _advance(
   theta: Theta,
   params: Params,
@@ -35,13 +35,13 @@ def _advance(
   count: int,
   *,
   sizes: Sizes,
-  dynamics: Dynamics,
+  schedule: InnerSchedule,
   mlp: MLP,
 ) -> Params:
   """`params` after `count` steps, the first of which has the number `first`."""
 
   def body(i, params):
-    return step(sizes, theta, dynamics, params, mlp.apply(params, x_SxBxN[i]), first + i)
+    return step(sizes, theta, schedule, params, mlp.apply(params, x_SxBxN[i]), first + i)
 
   return jax.lax.fori_loop(0, count, body, params)
 
@@ -57,7 +57,7 @@ def initial(mlp: MLP, seed: int) -> Params:
 
 
 def train(
-  rule: tuple[Sizes, Theta, Dynamics],
+  rule: tuple[Sizes, Theta, InnerSchedule],
   mlp: MLP,
   params: Params,
   iteration: int,
@@ -79,7 +79,7 @@ def train(
   Returns:
     {W, b, V} after, as numpy arrays.
   """
-  sizes, theta, dynamics = rule
+  sizes, theta, schedule = rule
   first = next(batches, None)
   if first is None:
     return params
@@ -90,7 +90,7 @@ def train(
     x_SxBxN = np.zeros((length, len(first), mlp.n_inputs), np.float32)
     x_SxBxN[: len(chunk)] = rows(np.stack(chunk))
     params = _advance(
-      theta, params, iteration, x_SxBxN, len(chunk), sizes=sizes, dynamics=dynamics, mlp=mlp
+      theta, params, iteration, x_SxBxN, len(chunk), sizes=sizes, schedule=schedule, mlp=mlp
     )
     iteration += len(chunk)
     jax.block_until_ready(params)

@@ -132,7 +132,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     batches = itertools.islice(self._batches(len(X), self._batch(rule, len(X))), steps)
     with tqdm(total=steps, desc="applying the rule", disable=not self.verbose) as bar:
       params = programs.train(
-        (rule.sizes, rule.theta, rule.dynamics),
+        (rule.sizes, rule.theta, rule.schedule),
         mlp,
         reordered(self.params_, self.order_),
         self.n_steps_,

@@ -15,7 +15,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.theta import checked_coefficients, init_theta, with_coefficients
 from unsup_rule.rule import tuning
 from unsup_rule.rule.mlp import Activations, Params, mlp_of
-from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.step import applied, check_fit, scheduled_change
 from unsup_rule.rule.theta import Sizes, Theta
 from unsup_rule.rule.update import changes
@@ -54,7 +54,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     num_grad_channels: channels of each low-rank readout.
     identical_updates: whether V_l receives the change of W_l.
     learning_rate: lr of the inner step, new = (1 - lr) old - lr change. It and the next two are
-      not used with `step`. More on these six: `Dynamics`.
+      not used with `inner_optimizer`. More on these six: `InnerSchedule`.
     decay_steps: steps after which lr has fallen to (1/2)^decay_power; None: never.
     decay_power: how fast it falls.
     hidden_bias: value towards which biases of hidden layers decay.
@@ -65,10 +65,10 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     remat: "step" keeps only the inner states of a truncation and computes each step again on the
       way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
       "none" keeps every intermediate value.
-    tasks: how several tasks are run side by side: "map" one after the other, "vmap" as one batch,
-      "auto" on a CPU as many at once as are small enough together and elsewhere "vmap".
-    step: takes the step in the rule's place: any `Optimizer` or `LearnedOptimizer`, to which
-      old + change is handed as the gradient. So the step's own learning rate is what counts, the
+    task_batching: how several tasks are run side by side: "map" one after the other, "vmap" as one
+      batch, "auto" on a CPU as many at once as are small enough together and elsewhere "vmap".
+    inner_optimizer: takes the step in the rule's place: any `Optimizer` or `LearnedOptimizer`, to
+      which old + change is handed as the gradient. So its own learning rate is what counts, the
       decay of the weights is part of the gradient (that of |old|^2 / 2), and SGD(lr) is the rule
       itself. A `LearnedOptimizer` is meta-trained along: theta is then {"rule": .., "step": ..}.
   """
@@ -91,10 +91,10 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     shuffle_inputs: bool = False,
     initial_coefficients: Mapping[str, float] | None = None,
     remat: str = "step",
-    tasks: str = "auto",
-    step: opt_base.Optimizer | lopt_base.LearnedOptimizer | None = None,
+    task_batching: str = "auto",
+    inner_optimizer: opt_base.Optimizer | lopt_base.LearnedOptimizer | None = None,
   ):
-    tuning.check(remat, tasks)
+    tuning.check(remat, task_batching)
     self.sizes = Sizes(
       output_size=output_size,
       top_delta_size=top_delta_size,
@@ -105,14 +105,14 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       num_grad_channels=num_grad_channels,
       identical_updates=identical_updates,
     )
-    self.dynamics = Dynamics(
+    self.schedule = InnerSchedule(
       learning_rate, decay_steps, decay_power, hidden_bias, embedding_bias, shuffle_inputs
     )
-    check_step(step)
+    check_inner_optimizer(inner_optimizer)
     self.initial_coefficients = checked_coefficients(initial_coefficients or {})
     self.remat = remat
-    self.tasks = tasks
-    self.step = step
+    self.task_batching = task_batching
+    self.inner_optimizer = inner_optimizer
 
   @property
   def name(self) -> str:
@@ -121,18 +121,18 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
   def init(self, key: jax.Array) -> Theta | dict[str, Any]:
     """Draws theta (initial values: docs/rule.md, section 2)."""
     theta = with_coefficients(init_theta(self.sizes, key), self.initial_coefficients)
-    if isinstance(self.step, lopt_base.LearnedOptimizer):
-      return {"rule": theta, "step": self.step.init(jax.random.fold_in(key, 1))}
+    if isinstance(self.inner_optimizer, lopt_base.LearnedOptimizer):
+      return {"rule": theta, "step": self.inner_optimizer.init(jax.random.fold_in(key, 1))}
     return theta
 
   def opt_fn(self, theta: Any, is_training: bool = False) -> opt_base.Optimizer:
     """The rule under one theta, as an Optimizer for the {W, b, V} of an MLP."""
-    step = self.step
-    if isinstance(step, lopt_base.LearnedOptimizer):
-      step = step.opt_fn(theta["step"], is_training=is_training)
+    inner = self.inner_optimizer
+    if isinstance(inner, lopt_base.LearnedOptimizer):
+      inner = inner.opt_fn(theta["step"], is_training=is_training)
       theta = theta["rule"]
-    rule = RuleOptimizer(self.sizes, theta, self.dynamics, self.remat, self.tasks)
-    return rule if step is None else SteppedOptimizer(rule, step)
+    rule = RuleOptimizer(self.sizes, theta, self.schedule, self.remat, self.task_batching)
+    return rule if inner is None else ComposedOptimizer(rule, inner)
 
 
 class RuleOptimizer(opt_base.Optimizer):
@@ -142,16 +142,16 @@ class RuleOptimizer(opt_base.Optimizer):
     self,
     sizes: Sizes,
     theta: Theta,
-    dynamics: Dynamics,
+    schedule: InnerSchedule,
     remat: str = "step",
-    tasks: str = "auto",
+    task_batching: str = "auto",
   ):
     self.sizes = sizes
     # As one vector: the library vectorises over tasks what an update closes over, leaf by leaf.
     self._theta, self._unpacked = ravel_pytree(theta)
-    self.dynamics = dynamics
+    self.schedule = schedule
     self.remat = remat
-    self.tasks = tasks
+    self.task_batching = task_batching
 
   @property
   def theta(self) -> Theta:
@@ -184,7 +184,7 @@ class RuleOptimizer(opt_base.Optimizer):
     """
     del grad, loss, key, kwargs
     change = self.change(opt_state.params, model_state, opt_state.iteration)
-    params = applied(self.dynamics, opt_state.params, change, opt_state.iteration)
+    params = applied(self.schedule, opt_state.params, change, opt_state.iteration)
     return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
 
   def change(
@@ -207,38 +207,38 @@ class RuleOptimizer(opt_base.Optimizer):
     def compute(theta, params, activations):
       return changes(self._unpacked(theta), self.sizes, mlp, params, activations)
 
-    prepared = tuning.prepared(compute, self.remat, self.tasks)
+    prepared = tuning.prepared(compute, self.remat, self.task_batching)
     compute_change = functools.partial(prepared, self._theta)
-    return scheduled_change(self.dynamics, compute_change, params, model_state, step)
+    return scheduled_change(self.schedule, compute_change, params, model_state, step)
 
 
-class SteppedOptimizer(opt_base.Optimizer):
+class ComposedOptimizer(opt_base.Optimizer):
   """Another optimizer that takes old + change, of the rule, for its gradient.
 
   Its state is the other's. The loss it is shown is always 0, since a task's may know labels.
   """
 
-  def __init__(self, rule: RuleOptimizer, step: opt_base.Optimizer):
+  def __init__(self, rule: RuleOptimizer, inner: opt_base.Optimizer):
     self.rule = rule
-    self.step = step
+    self.inner = inner
 
   @property
   def name(self) -> str:
-    return f"UnsupervisedRule_{self.step.name}"
+    return f"UnsupervisedRule_{self.inner.name}"
 
   def get_params(self, state: Any) -> Params:
-    return self.step.get_params(state)
+    return self.inner.get_params(state)
 
   def get_state(self, state: Any) -> Any:
-    return self.step.get_state(state)
+    return self.inner.get_state(state)
 
   def set_params(self, state: Any, params: Params) -> Any:
-    return self.step.set_params(state, params)
+    return self.inner.set_params(state, params)
 
   def init(self, params, model_state=None, num_steps=None, key=None) -> Any:
     """The other optimizer's state; raises if the embedding does not fit theta."""
     check_fit(self.rule.sizes, params)
-    return self.step.init(params, None, num_steps=num_steps, key=key)
+    return self.inner.init(params, None, num_steps=num_steps, key=key)
 
   def update(
     self,
@@ -255,13 +255,13 @@ class SteppedOptimizer(opt_base.Optimizer):
     # Library optimizers count their steps; one that does not gets the same order always.
     change = self.rule.change(params, model_state, getattr(opt_state, "iteration", 0))
     gradient = jax.tree.map(jnp.add, params, change)
-    return self.step.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
+    return self.inner.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
 
 
-def check_step(step: Any) -> None:
-  """Raises if `step` is not an instance of an optimizer."""
-  if not isinstance(step, (opt_base.Optimizer, lopt_base.LearnedOptimizer, type(None))):
+def check_inner_optimizer(given: object) -> None:
+  """Raises if it is not an instance of an optimizer."""
+  if not isinstance(given, (opt_base.Optimizer, lopt_base.LearnedOptimizer, type(None))):
     raise UnsupRuleError(
-      f"UnsupervisedRule.step is {step!r}; give an instance of an Optimizer or LearnedOptimizer, "
-      "in gin @LearnableAdam() with the brackets"
+      f"UnsupervisedRule.inner_optimizer is {given!r}; give an instance of an Optimizer or "
+      "LearnedOptimizer, in gin @LearnableAdam() with the brackets"
     )

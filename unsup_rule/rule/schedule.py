@@ -16,7 +16,7 @@ from unsup_rule.rule.mlp import Activations, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Dynamics:
+class InnerSchedule:
   """How changes are applied; lr_t = learning_rate / (1 + t / decay_steps)^decay_power, t = 0, ..
 
   The authors' program keeps lr constant. A power above 1 bounds the sum of all steps, by
@@ -108,7 +108,7 @@ def reordered(params: Params, order_N: jax.Array | np.ndarray) -> Params:
 
 
 def read_setting(text: str) -> Any:
-  """The value that `text` writes of an attribute of `Dynamics`; a whole number is a float.
+  """The value that `text` writes of an attribute of `InnerSchedule`; a whole number is a float.
 
   Raises:
     ValueError, SyntaxError: it is no plain value.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import Activations, Params, mlp_of
-from unsup_rule.rule.schedule import Dynamics, order_of_step, reordered, shown
+from unsup_rule.rule.schedule import InnerSchedule, order_of_step, reordered, shown
 from unsup_rule.rule.theta import Sizes, Theta
 from unsup_rule.rule.update import changes
 
@@ -15,7 +15,7 @@ from unsup_rule.rule.update import changes
 def step(
   sizes: Sizes,
   theta: Theta,
-  schedule: Dynamics,
+  schedule: InnerSchedule,
   params: Params,
   activations: Activations,
   t: jax.Array | int,
@@ -44,7 +44,7 @@ def step(
 
 
 def scheduled_change(
-  schedule: Dynamics,
+  schedule: InnerSchedule,
   compute: Callable[[Params, Activations], Params],
   params: Params,
   activations: Activations,
@@ -74,7 +74,7 @@ def scheduled_change(
   return schedule.with_rest(change, slope)
 
 
-def applied(schedule: Dynamics, params: Params, change: Params, t: jax.Array | int) -> Params:
+def applied(schedule: InnerSchedule, params: Params, change: Params, t: jax.Array | int) -> Params:
   """(1 - lr_t) phi - lr_t change (eq. 4.17)."""
   lr = schedule.rate(t)
   return jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, params, change)

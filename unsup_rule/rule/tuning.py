@@ -13,38 +13,41 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from unsup_rule.errors import UnsupRuleError
 
 REMAT = ("step", "none")
-TASKS = ("auto", "map", "vmap")
+TASK_BATCHING = ("auto", "map", "vmap")
 # Entries of the arguments of tasks that are batched on a CPU: theta, inner state and batch. Small
 # operations cost more than their arithmetic, but large values had better stay in the cache.
 AT_ONCE = 2**18
 
 
-def check(remat: str, tasks: str) -> None:
+def check(remat: str, task_batching: str) -> None:
   """Raises if a name is unknown."""
   if remat not in REMAT:
     raise UnsupRuleError(f"UnsupervisedRule.remat is {remat!r}; choose one of {', '.join(REMAT)}")
-  if tasks not in TASKS:
-    raise UnsupRuleError(f"UnsupervisedRule.tasks is {tasks!r}; choose one of {', '.join(TASKS)}")
+  if task_batching not in TASK_BATCHING:
+    raise UnsupRuleError(
+      f"UnsupervisedRule.task_batching is {task_batching!r}; "
+      f"choose one of {', '.join(TASK_BATCHING)}"
+    )
 
 
-def prepared(function: Callable[..., Any], remat: str, tasks: str) -> Callable[..., Any]:
+def prepared(function: Callable[..., Any], remat: str, task_batching: str) -> Callable[..., Any]:
   """`function` of trees of arrays, to be run under `jax.vmap`, `lax.scan` and `jax.grad`.
 
   Args:
     function: pure; takes and returns trees of arrays.
     remat: "step" keeps only the arguments for the way back and computes the rest again; "none"
       keeps every intermediate value.
-    tasks: under `jax.vmap`, "vmap" batches every operation; "map" runs one task after the other,
-      whose values then fit the cache; "auto" batches, on a CPU no more tasks than are small
+    task_batching: under `jax.vmap`, "vmap" batches every operation; "map" runs one task after the
+      other, whose values then fit the cache; "auto" batches, on a CPU no more tasks than are small
       enough together.
   """
-  if tasks == "auto" and jax.default_backend() != "cpu":
-    tasks = "vmap"
+  if task_batching == "auto" and jax.default_backend() != "cpu":
+    task_batching = "vmap"
   if remat == "none":
     return function
-  if tasks == "vmap":
+  if task_batching == "vmap":
     return jax.checkpoint(function, prevent_cse=False)
-  batched = {"map": jax.custom_batching.sequential_vmap, "auto": in_chunks}[tasks]
+  batched = {"map": jax.custom_batching.sequential_vmap, "auto": in_chunks}[task_batching]
 
   @batched
   def forward(*arguments):

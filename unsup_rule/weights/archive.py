@@ -3,7 +3,7 @@
 Arrays are named "module/leaf" as in theta; the values beside them are
 
   sizes       as `Sizes`
-  dynamics    as `Dynamics`; format 1 calls it step_size and has its first three fields
+  dynamics    the `InnerSchedule`; format 1 calls it step_size and has its first three fields
   use         {"steps": .., "batch_size": ..}, what the rule is at its best with
   provenance  where it comes from: gin text, commit, seed, data sets, core-hours, what was measured
 """
@@ -17,12 +17,12 @@ import numpy as np
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.theta import Sizes, Theta, abstract, nested, sizes_of
 
 FORMAT = 2
 _KIND = "rule"
-_DYNAMICS = {1: "step_size", 2: "dynamics"}  # its name in each format
+_SCHEDULE = {1: "step_size", 2: "dynamics"}  # its name in each format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Archive:
 
   Attributes:
     theta: its parameters, {module: {leaf: float32 array}}.
-    dynamics: how its changes are applied.
+    schedule: how its changes are applied.
     use: how it is best applied.
     provenance: plain values on where it comes from; `gin` is the text of its config.gin.
   """
 
   theta: Theta
-  dynamics: Dynamics
+  schedule: InnerSchedule
   use: Use
   provenance: dict[str, Any]
 
@@ -68,7 +68,7 @@ class Archive:
     """Writes the file atomically; the same content makes the same bytes."""
     values = {
       "sizes": dataclasses.asdict(self.sizes),
-      "dynamics": dataclasses.asdict(self.dynamics),
+      "dynamics": dataclasses.asdict(self.schedule),
       "use": dataclasses.asdict(self.use),
       "provenance": self.provenance,
     }
@@ -82,7 +82,7 @@ class Archive:
       UnsupRuleError: it is missing, damaged, of another format, or not a rule.
     """
     try:
-      found = storage.Container.read(path, _KIND, tuple(_DYNAMICS))
+      found = storage.Container.read(path, _KIND, tuple(_SCHEDULE))
     except OSError as error:
       raise UnsupRuleError(
         f"cannot read {path}: {error.strerror}; give the path of a .npz file of a rule"
@@ -95,9 +95,9 @@ class Archive:
     try:
       theta = nested(found.arrays)
       check_fits(theta, Sizes(**found.values["sizes"]), "theta")
-      dynamics = Dynamics(**found.values[_DYNAMICS[found.format]])
+      schedule = InnerSchedule(**found.values[_SCHEDULE[found.format]])
       use, provenance = Use(**found.values["use"]), dict(found.values["provenance"])
-      return cls(theta, dynamics, use, provenance)
+      return cls(theta, schedule, use, provenance)
     except UnsupRuleError as error:
       raise UnsupRuleError(f"{path}: {error}") from error
     except storage.DAMAGE as error:

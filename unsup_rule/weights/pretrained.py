@@ -39,15 +39,15 @@ class Pretrained(Archive):
     """The rule as a `LearnedOptimizer`, whose `opt_fn(self.theta)` applies it.
 
     Args:
-      **settings: further arguments of `UnsupervisedRule`, such as `step`.
+      **settings: further arguments of `UnsupervisedRule`, such as `inner_optimizer`.
     """
-    own = dataclasses.asdict(self.sizes) | dataclasses.asdict(self.dynamics)
+    own = dataclasses.asdict(self.sizes) | dataclasses.asdict(self.schedule)
     return importlib.import_module(_PLUGIN).UnsupervisedRule(**(own | settings))
 
   def optimizer(self) -> "RuleOptimizer":
     """The rule as an `Optimizer` for the {W, b, V} of an MLP."""
     plugin = importlib.import_module(_PLUGIN)
-    return plugin.RuleOptimizer(self.sizes, self.theta, self.dynamics)
+    return plugin.RuleOptimizer(self.sizes, self.theta, self.schedule)
 
   @property
   def sha256(self) -> str:
@@ -114,7 +114,7 @@ def averaged(rules: Sequence[Pretrained]) -> Pretrained:
   if not others:
     return last
   for rule in others:
-    for name in ("sizes", "dynamics"):
+    for name in ("sizes", "schedule"):
       if getattr(rule, name) != (wanted := getattr(last, name)):
         raise UnsupRuleError(
           f"the mean of {rule.name!r} and {last.name!r} is no rule: {getattr(rule, name)} and "

@@ -14,13 +14,15 @@ import msgpack
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint
-from unsup_rule.rule.schedule import Dynamics, read_setting
+from unsup_rule.rule.schedule import InnerSchedule, read_setting
 from unsup_rule.rule.theta import abstract, nested, sizes_of
 from unsup_rule.weights.archive import Archive, Use
 
-_NAMES = "|".join(field.name for field in dataclasses.fields(Dynamics))
-_DYNAMICS = re.compile(rf"^\s*UnsupervisedRule\.({_NAMES})\s*=\s*(\S+)", re.MULTILINE)
-_STEP = re.compile(r"^\s*UnsupervisedRule\.step\s*=\s*(?!None\b)(\S+)", re.MULTILINE)
+_NAMES = "|".join(field.name for field in dataclasses.fields(InnerSchedule))
+_SCHEDULE = re.compile(rf"^\s*UnsupervisedRule\.({_NAMES})\s*=\s*(\S+)", re.MULTILINE)
+_INNER_OPTIMIZER = re.compile(
+  r"^\s*UnsupervisedRule\.(?:inner_optimizer|step)\s*=\s*(?!None\b)(\S+)", re.MULTILINE
+)  # `step` in runs of before
 _SOURCES = re.compile(r"^\s*task_distribution\.sources\s*=\s*(.+)$", re.MULTILINE)
 _SEED = re.compile(r"^\s*trainer\.seed\s*=\s*(\d+)", re.MULTILINE)
 
@@ -41,10 +43,10 @@ def read(folder: str | os.PathLike) -> Archive:
       f"cannot read {error.filename}: {error.strerror}; give the folder of a run, with params and "
       "config.gin"
     ) from error
-  if together := _STEP.search(text):
+  if together := _INNER_OPTIMIZER.search(text):
     raise UnsupRuleError(
-      f"the rule in {folder} was trained together with step = {together[1]} and is not a rule "
-      "alone; use its theta with UnsupervisedRule(step=...) and load_theta"
+      f"the rule in {folder} was trained together with inner_optimizer = {together[1]} and is not "
+      "a rule alone; use its theta with UnsupervisedRule(inner_optimizer=...) and load_theta"
     )
   try:
     found: Any = flax.serialization.msgpack_restore(content)
@@ -62,8 +64,8 @@ def read(folder: str | os.PathLike) -> Archive:
       "@UnsupervisedRule()"
     ) from error
   theta = checkpoint.load_theta(path, nested(abstract(sizes)))
-  dynamics = Dynamics(**_dynamics(folder, text))
-  return Archive(theta, dynamics, Use(), _provenance(folder, text))
+  schedule = InnerSchedule(**_schedule(folder, text))
+  return Archive(theta, schedule, Use(), _provenance(folder, text))
 
 
 def write(folder: str | os.PathLike, rule: Archive) -> None:
@@ -71,7 +73,7 @@ def write(folder: str | os.PathLike, rule: Archive) -> None:
   folder = pathlib.Path(folder)
   if (folder / "params").exists():
     raise UnsupRuleError(f"{folder}/params exists already; choose another folder")
-  values = dataclasses.asdict(rule.sizes) | dataclasses.asdict(rule.dynamics)
+  values = dataclasses.asdict(rule.sizes) | dataclasses.asdict(rule.schedule)
   lines = [f"UnsupervisedRule.{key} = {value!r}" for key, value in values.items()]
   text = "\n".join(
     ["import unsup_rule.plugin.rule", *lines, "run_train.lopt = @UnsupervisedRule()", ""]
@@ -80,9 +82,9 @@ def write(folder: str | os.PathLike, rule: Archive) -> None:
   checkpoint.save_params(folder, rule.theta, step=rule.provenance.get("outer_steps") or 0)
 
 
-def _dynamics(folder: pathlib.Path, text: str) -> dict[str, Any]:
+def _schedule(folder: pathlib.Path, text: str) -> dict[str, Any]:
   settings: dict[str, Any] = {}
-  for name, value in _DYNAMICS.findall(text):
+  for name, value in _SCHEDULE.findall(text):
     try:
       settings[name] = read_setting(value)
     except (ValueError, SyntaxError) as error:

@@ -5,7 +5,7 @@ import dataclasses
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.plugin.rule import RuleOptimizer
-from unsup_rule.rule.schedule import Dynamics
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.theta import Sizes, Theta
 
 _SHOWN_UNITS = 32  # whose receptive fields are kept
@@ -18,12 +18,12 @@ class Rule:
   Attributes:
     theta: parameters of the rule.
     sizes: their sizes.
-    dynamics: how its changes are applied.
+    schedule: how its changes are applied.
   """
 
   theta: Theta
   sizes: Sizes
-  dynamics: Dynamics
+  schedule: InnerSchedule
 
   label = "the rule"
   about = "the learned unsupervised update, no labels"
@@ -31,7 +31,7 @@ class Rule:
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Applies the rule to every batch."""
     mlp = setting.mlp(inputs.values_NxP.shape[1])
-    optimizer = RuleOptimizer(self.sizes, self.theta, self.dynamics)
+    optimizer = RuleOptimizer(self.sizes, self.theta, self.schedule)
 
     def init(key, unused_permutation):
       return optimizer.init(mlp.init(key))

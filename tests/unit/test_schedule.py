@@ -13,7 +13,7 @@ import unsup_rule
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.rule import RuleOptimizer, RuleState, UnsupervisedRule
 from unsup_rule.rule.mlp import MLP, NONLINEARITIES
-from unsup_rule.rule.schedule import Dynamics, order_of_step, reordered
+from unsup_rule.rule.schedule import InnerSchedule, order_of_step, reordered
 from unsup_rule.rule.update import changes
 from unsup_rule.weights import run_folder
 
@@ -30,9 +30,9 @@ def check_close(actual, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), actual, expected)
 
 
-def updated(theta, mlp, params, x, *dynamics, **settings):
+def updated(theta, mlp, params, x, *schedule, **settings):
   """{W, b, V} after one application."""
-  optimizer = RuleOptimizer(SMALLEST, theta, Dynamics(*dynamics, **settings))
+  optimizer = RuleOptimizer(SMALLEST, theta, InnerSchedule(*schedule, **settings))
 
   @jax.jit
   def run(params, x):
@@ -45,16 +45,16 @@ def test_learning_rate(smallest_theta, x, strict):
   params = SMALL.init(jax.random.PRNGKey(1))
 
   @functools.partial(jax.jit, static_argnums=2)
-  def run(params, x, dynamics):
+  def run(params, x, schedule):
     activations = SMALL.apply(params, x)
-    optimizer = RuleOptimizer(SMALLEST, smallest_theta, dynamics)
+    optimizer = RuleOptimizer(SMALLEST, smallest_theta, schedule)
     state = optimizer.init(params)
     after = optimizer.update(state, model_state=activations)
     change = changes(smallest_theta, SMALLEST, SMALL, params, activations)
     return state, after, optimizer.get_params(after), change
 
   for rate in (0.25, 1e-9):
-    state, after, new, change = run(params, x, Dynamics(rate))
+    state, after, new, change = run(params, x, InnerSchedule(rate))
     expected = jax.tree.map(lambda old, c, r=rate: (1 - r) * old - r * c, params, change)
     moved = max(
       float(jnp.abs(a - b).max())
@@ -66,19 +66,21 @@ def test_learning_rate(smallest_theta, x, strict):
 
 
 def test_step_size_decays():
-  dynamics = Dynamics(0.8, decay_steps=10, decay_power=2)
-  rates = [float(dynamics.rate(jnp.int32(t))) for t in (0, 10, 30, 990)]
+  schedule = InnerSchedule(0.8, decay_steps=10, decay_power=2)
+  rates = [float(schedule.rate(jnp.int32(t))) for t in (0, 10, 30, 990)]
   np.testing.assert_allclose(rates, [0.8, 0.2, 0.05, 0.00008], rtol=1e-5)
-  assert Dynamics(0.5).rate(jnp.int32(7)) == 0.5
+  assert InnerSchedule(0.5).rate(jnp.int32(7)) == 0.5
   # The sum of all steps stays below learning_rate decay_steps / (power - 1), but for the first.
-  assert 8.0 < float(jnp.sum(dynamics.rate(jnp.arange(100_000)))) < 8.8
+  assert 8.0 < float(jnp.sum(schedule.rate(jnp.arange(100_000)))) < 8.8
   with pytest.raises(UnsupRuleError, match=r"decay_steps is 0; give a positive number"):
     UnsupervisedRule(decay_steps=0)
 
 
 def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
   params = SMALL.init(jax.random.PRNGKey(1))
-  optimizer = RuleOptimizer(SMALLEST, smallest_theta, Dynamics(0.5, decay_steps=1, decay_power=1))
+  optimizer = RuleOptimizer(
+    SMALLEST, smallest_theta, InnerSchedule(0.5, decay_steps=1, decay_power=1)
+  )
   step = jax.jit(lambda s: optimizer.update(s, model_state=SMALL.apply(s.params, x)))
   state = step(optimizer.init(params))
   change = changes(smallest_theta, SMALLEST, SMALL, state.params, SMALL.apply(state.params, x))
@@ -119,7 +121,7 @@ def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
   """With hidden (3,) the bottom matrix is stacked with one whose rows are hidden units."""
   mlp = MLP(3, hidden, 4)
   params = mlp.init(jax.random.PRNGKey(1))
-  shuffling = RuleOptimizer(SMALLEST, smallest_theta, Dynamics(0.25, shuffle_inputs=True))
+  shuffling = RuleOptimizer(SMALLEST, smallest_theta, InnerSchedule(0.25, shuffle_inputs=True))
   change = jax.jit(lambda p, x, t: shuffling.change(p, mlp.apply(p, x), t))
   by_hand = jax.jit(lambda p, x: changes(smallest_theta, SMALLEST, mlp, p, mlp.apply(p, x)))
   plain = by_hand(params, x)
@@ -133,7 +135,7 @@ def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
 
 def test_each_step_has_an_order_of_its_own(smallest_theta, x):
   params = SMALL.init(jax.random.PRNGKey(1))
-  optimizer = RuleOptimizer(SMALLEST, smallest_theta, Dynamics(0.25, shuffle_inputs=True))
+  optimizer = RuleOptimizer(SMALLEST, smallest_theta, InnerSchedule(0.25, shuffle_inputs=True))
   state = jax.jit(lambda s, x: optimizer.update(s, model_state=SMALL.apply(s.params, x)))(
     RuleState(params, None, jnp.int32(3)), x
   )
@@ -146,7 +148,9 @@ def test_each_step_has_an_order_of_its_own(smallest_theta, x):
 
 def test_a_step_of_another_optimizer_rests_at_the_same_biases(smallest_theta, x):
   sizes = dataclasses.asdict(SMALLEST)
-  rule = UnsupervisedRule(**sizes, embedding_bias=6.0, shuffle_inputs=True, step=opt_base.SGD(0.25))
+  rule = UnsupervisedRule(
+    **sizes, embedding_bias=6.0, shuffle_inputs=True, inner_optimizer=opt_base.SGD(0.25)
+  )
   params = SMALL.init(jax.random.PRNGKey(1))
   optimizer = rule.opt_fn(smallest_theta)
   state = optimizer.update(optimizer.init(params), model_state=SMALL.apply(params, x))
@@ -170,11 +174,11 @@ def test_bad_dynamics(settings, message):
 
 
 def test_dynamics_are_kept_in_files(tmp_path):
-  wanted = Dynamics(0.04, 80.0, 3.0, 0.4, 6.0, True)
-  rule = dataclasses.replace(unsup_rule.pretrained("garments14"), dynamics=wanted)
+  wanted = InnerSchedule(0.04, 80.0, 3.0, 0.4, 6.0, True)
+  rule = dataclasses.replace(unsup_rule.pretrained("garments14"), schedule=wanted)
   rule.write(tmp_path / "rule.npz")
   run_folder.write(tmp_path / "folder", rule)
   for path in (tmp_path / "rule.npz", tmp_path / "folder"):
     found = unsup_rule.pretrained(path)
-    assert found.dynamics == wanted
-    assert found.learned_optimizer().dynamics == wanted
+    assert found.schedule == wanted
+    assert found.learned_optimizer().schedule == wanted
