@@ -10,7 +10,7 @@ from distributed_helpers import Hand, Here, Learner, gradient, settings
 
 from unsup_rule.distributed import actors, worker
 from unsup_rule.distributed.server import GradientServer, Reply
-from unsup_rule.distributed.worker import LearnerLink, NoMoreWork, WatchedEstimator
+from unsup_rule.distributed.worker import Estimators, LearnerLink, NoMoreWork
 from unsup_rule.meta import streams
 
 
@@ -25,6 +25,10 @@ def _link(learner, index=0):
   return LearnerLink(Here(learner.server), index, learner.join(index), {"pid": 7, "core": 1})
 
 
+def _gradient():
+  return gradient(1.0).outer_trainer_grads
+
+
 def _refused(learner):
   return {reason: n for reason, n in learner.server.report()["refused"].items() if n}
 
@@ -34,7 +38,7 @@ def test_each_gradient_costs_one_call(learner):
   link = LearnerLink(here, 0, learner.join(0), {"pid": 7})
   for _ in range(3):
     assert link.fetch().worker_weights.theta is not None
-    link.deliver(gradient(1.0))
+    link.deliver(_gradient(), {})
   link.fetch()
   # The first one only fetches.
   assert {method for method, _ in here.calls} == {"exchange"}
@@ -43,27 +47,19 @@ def test_each_gradient_costs_one_call(learner):
 
 
 def test_an_estimate_with_nan_is_reported_and_its_problems_start_anew(learner):
-  link = _link(learner)
-  weights = link.fetch().worker_weights
   fake = meta_problems.FakeEstimator(bad_calls=(2,))
-  watched = WatchedEstimator(fake, link)
-  assert watched.task_family is fake.task_family
-  key = jax.random.PRNGKey(0)
-  state = watched.init_worker_state(weights, key)
-
-  output, _ = watched.compute_gradient_estimate(weights, key, state)
-  assert int(output.unroll_state["age"]) == 1
-  assert link.losses == {"fake_family": [1.5]}
-  link.deliver(gradient(1.0))
-  assert link.losses == {}
-
-  output, _ = watched.compute_gradient_estimate(weights, key, output.unroll_state)
-  assert int(output.unroll_state["age"]) == 0
-  assert np.isfinite(output.unroll_state["noise"]).all()
-  # The library would send zeros in place of NaN.
-  link.deliver(gradient(0.0))
-  assert _refused(learner) == {"not finite": 1}
+  found = settings(sample_estimators=lambda lopt, key, number: [fake], num_estimators=1)
+  link, key = _link(learner), jax.random.PRNGKey(0)
+  weights = link.fetch().worker_weights
+  inner = Estimators(found, weights, key)
+  link.deliver(*inner.estimate(weights, key))
+  assert (learner.server.report()["gradients"], fake.inits) == (1, 1)
   assert learner.server.report()["losses"] == {"fake_family": 1.5}
+  link.deliver(*inner.estimate(weights, key))
+  assert _refused(learner) == {"not finite": 1}
+  assert fake.inits == 2
+  link.deliver(*inner.estimate(weights, key))
+  assert learner.server.report()["gradients"] == 2
 
 
 def test_a_worker_introduces_itself_to_a_learner_that_was_started_anew(tmp_path):
@@ -77,11 +73,11 @@ def test_a_worker_introduces_itself_to_a_learner_that_was_started_anew(tmp_path)
   with Learner(tmp_path / "run", num_steps=9, **run).start().stopping() as second:
     here.served = second.server
     # Of step 0, which the new learner knows too.
-    link.deliver(gradient(1.0))
+    link.deliver(_gradient(), {})
     report = second.server.report()
     assert report["workers"]["3"]["core"] == 1
     assert report["workers"]["3"]["gradients"] == 1
-    link.deliver(gradient(1.0))
+    link.deliver(_gradient(), {})
     assert second.server.report()["workers"]["3"]["gradients"] == 2
 
 
@@ -90,13 +86,13 @@ def test_a_worker_leaves_when_the_run_has_ended_or_another_took_its_place(learne
   old.fetch()
   learner.join(0)
   with pytest.raises(NoMoreWork):
-    old.deliver(gradient(1.0))
+    old.deliver(_gradient(), {})
   current = _link(learner, 1)
   current.fetch()
   learner.server.stop()
   assert learner.finish()["state"] == "stopped"
   with pytest.raises(NoMoreWork):
-    current.deliver(gradient(1.0))
+    current.deliver(_gradient(), {})
 
 
 def test_a_worker_gives_up_without_a_cluster():

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
@@ -23,9 +22,6 @@ class Update(NamedTuple):
 
 class MetaParameterStore:
   """Holds theta and makes its updates, all but those whose result would not be finite.
-
-  It averages the gradients itself, one by one: the library stacks them, which doubles the memory
-  that a batch of them needs.
 
   Attributes:
     lopt: the optimizer whose theta this is.
@@ -74,32 +70,16 @@ class MetaParameterStore:
 
   def update(self, gradients: Sequence[gradient_learner.AggregatedGradient]) -> Update | None:
     """Updates theta with the mean of gradients; None where the result would not be finite."""
-    losses = np.asarray([gradient.mean_loss for gradient in gradients], np.float32)
-    theta_gradient = _mean([gradient.theta_grads for gradient in gradients])
-    mean = library.make(
-      gradient_learner.AggregatedGradient,
-      theta_grads=theta_gradient,
-      theta_model_state=_mean([gradient.theta_model_state for gradient in gradients]),
-      mean_loss=losses.mean(),
-    )
+    loss = float(np.mean([gradient.mean_loss for gradient in gradients]))
+    mean = outer_step.mean([gradient.theta_grads for gradient in gradients])
     key = outer_step.key_of_update(self._seed, self.step)
-    state, _ = self._learner.update(self.state, [mean], with_metrics=False, key=key)
-    if not trees.all_finite(state):
+    state = outer_step.update(self._learner, self.state, mean, loss, key)
+    if state is None:
       self.refused += 1
       self.refused_in_a_row += 1
       return None
     self.state, self.refused_in_a_row = state, 0
-    return Update(self.step, float(losses.mean()), trees.norm(theta_gradient))
+    return Update(self.step, loss, trees.norm(mean))
 
   def _initial_state(self) -> gradient_learner.GradientLearnerState:
     return outer_step.initial_learner_state(self.lopt, self._learner, self._seed)
-
-
-def _mean(gradients: Sequence[lopt_base.MetaParams]) -> lopt_base.MetaParams:
-  def mean(*leaves: np.ndarray) -> np.ndarray:
-    total = np.zeros(np.shape(leaves[0]), np.float64)
-    for leaf in leaves:
-      total += leaf
-    return (total / len(leaves)).astype(np.asarray(leaves[0]).dtype)
-
-  return jax.tree_util.tree_map(mean, *gradients)
