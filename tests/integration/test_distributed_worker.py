@@ -153,7 +153,7 @@ def test_what_a_worker_delivers_is_the_mean_over_its_estimators(learner):
   for sent in played.gradients:
     assert float(sent.outer_trainer_grads.mean_loss) == 1.5
     for leaf in jax.tree_util.tree_leaves(sent.outer_trainer_grads.theta_grads):
-      assert isinstance(leaf, np.ndarray)
+      assert isinstance(leaf, np.ndarray | np.generic)
       np.testing.assert_array_equal(leaf, 1)
 
 

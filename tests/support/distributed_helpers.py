@@ -7,11 +7,12 @@ import jax
 import meta_problems
 import numpy as np
 from learned_optimization import outer_train
+from learned_optimization.learned_optimizers import base as lopt_base
+from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.distributed import identity, learner
 from unsup_rule.distributed.server import Contribution
-from unsup_rule.meta.settings import RunSettings, Settings
 
 RUN = {
   "summary_every_n": 2,
@@ -25,12 +26,10 @@ TEXT = "# The configuration.\n"
 
 def settings(learning_rate=0.125, sample_estimators=None, **run):
   """Settings of a run of gradient descent on four parameters."""
-  lopt, _ = meta_problems.learner()
-  return Settings(
-    RunSettings(lopt, **{**RUN, **run}),
-    lambda: meta_problems.learner(learning_rate)[1],
+  return meta_problems.settings(
     sample_estimators or (lambda lopt, key, number: [meta_problems.FakeEstimator()] * number),
-    config_text=TEXT,
+    theta_opt=opt_base.SGD(learning_rate),
+    **{**RUN, **run},
   )
 
 
@@ -120,8 +119,7 @@ class Hand:
 
 def gradient(value, worker=0, loss=0.5, gen_id=""):
   """What the library's worker sends."""
-  lopt, _ = meta_problems.learner()
-  theta = lopt.init(jax.random.PRNGKey(0))
+  theta = lopt_base.LearnableAdam().init(jax.random.PRNGKey(0))
   return outer_train.GradientsFromWorker(
     outer_trainer_grads=gradient_learner.AggregatedGradient(
       theta_grads=jax.tree_util.tree_map(lambda x: np.full_like(x, value), theta),
