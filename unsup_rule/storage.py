@@ -90,6 +90,12 @@ def write_text(path: str | os.PathLike, content: str) -> None:
   write_bytes(path, content.encode())
 
 
+def cache_folder() -> pathlib.Path:
+  """$UNSUP_RULE_CACHE, or ~/.cache/unsup_rule."""
+  folder = os.environ.get("UNSUP_RULE_CACHE") or "~/.cache/unsup_rule"
+  return pathlib.Path(folder).expanduser()
+
+
 def private_folder(path: str | os.PathLike) -> pathlib.Path:
   """Makes a folder that its owner alone may use, and returns its path.
 

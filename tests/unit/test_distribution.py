@@ -1,5 +1,6 @@
 """What is sampled is what the gin file says: 10,000 problems and families, counted."""
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,7 +175,6 @@ def test_families_by_weight_resolution_and_architecture(monkeypatch):
 
 def test_the_same_key_is_the_same_family_and_settings_the_same_distribution(monkeypatch):
   _fake_sets(monkeypatch)
-  monkeypatch.setattr(distribution_module, "_distributions", {})
   settings = {
     "sources": [{"name": "a", "ways": (2,)}],
     "widths": (3, 4, 5),
@@ -183,6 +183,8 @@ def test_the_same_key_is_the_same_family_and_settings_the_same_distribution(monk
   one = distribution_module.task_distribution(**settings)
   assert distribution_module.task_distribution(**settings) is one
   assert distribution_module.task_distribution(**settings | {"widths": (3,)}) is not one
+  gin.bind_parameter("load_data.resize", "area")
+  assert distribution_module.task_distribution(**settings) is not one
   keys = jax.random.split(jax.random.PRNGKey(0), 20)
   assert [one.sample(k) for k in keys] == [one.sample(k) for k in keys]
 

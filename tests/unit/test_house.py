@@ -27,7 +27,6 @@ CORE = {"errors", "prng", "storage", "rule", "probe", "weights", "features"}
 CORE_NEEDS = {"jax", "numpy", "sklearn", "tqdm"}
 # What is still to be moved.
 UPWARDS = {
-  ("machine/compilation.py", "data"),
   ("weights/pretrained.py", "plugin"),
   ("weights/run_folder.py", "meta"),
 }

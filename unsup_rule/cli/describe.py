@@ -1,15 +1,17 @@
 """`unsup-rule describe`: says what a run of a gin file would sample, and draws examples of it."""
 
 import argparse
-import functools
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
+
+if TYPE_CHECKING:
+  from unsup_rule.meta.settings import Settings
 
 # Applications of the rule that a truncation's step costs: back-propagation goes forward twice (it
 # keeps only the states between steps) and backward at twice that, the others run a pair of tasks.
@@ -38,29 +40,26 @@ def run(arguments: argparse.Namespace) -> int:
   """
   if not arguments.config_file and not arguments.gin_bindings:
     raise UnsupRuleError("nothing to describe; give a gin file with --config_file")
-  import gin
-
-  from unsup_rule.meta import gin_files, heldout
+  from unsup_rule.meta import gin_files, heldout, settings
   from unsup_rule.plugin.distribution import task_distribution
 
-  gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
+  text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
+  found = settings.read(text, arguments.gin_import)
   heldout.check_configuration()
   if gin_files.bound("task_distribution.sources") is None:
     raise UnsupRuleError("task_distribution.sources is not set; nothing of ours would be sampled")
   distribution = task_distribution()
-  optimizer: Any = gin_files.bound("run_train.lopt")
-  lopt = gin.get_configurable(optimizer.configurable.selector)()
-  estimator = _Estimator(gin_files)
+  estimator = _Estimator(found)
   sections = [
     ("Data sets", _data_sets(distribution)),
     ("Architectures", _architectures(distribution)),
-    ("Estimators", estimator.lines(gin_files)),
-    ("Size and cost", _cost(distribution, lopt, estimator)),
+    ("Estimators", estimator.lines()),
+    ("Size and cost", _cost(distribution, found.run.lopt, estimator)),
   ]
   for title, lines in sections:
     _show(title, lines)
   if arguments.measure:
-    _show("Measured", _measured(distribution, lopt, arguments.seed))
+    _show("Measured", _measured(found, arguments.seed))
   if arguments.out:
     from unsup_rule.cli import sheet
 
@@ -76,36 +75,36 @@ def _show(title: str, lines: Sequence[str]) -> None:
 class _Estimator:
   """What gin says about gradient estimators."""
 
-  def __init__(self, gin_files: Any):
+  def __init__(self, found: "Settings"):
+    from unsup_rule.meta import gin_files
+
     name = "build_gradient_estimators.gradient_estimator_fn"
     reference = gin_files.bound(name)
     if reference is None:
       raise UnsupRuleError(f"{name} is not set; include a file of gin/estimator")
     self.name: str = reference.configurable.name
-    bound = functools.partial(self._bound, gin_files)
-    lengths = bound("unroll_length", "trunc_length") or ()
+    self._run, self._bound = found.run, gin_files.bound
+    lengths = self._own("unroll_length", self._own("trunc_length", ()))
     self.truncations: tuple[int, ...] = (lengths,) if isinstance(lengths, int) else tuple(lengths)
-    self.tasks: int = bound("num_tasks") or 1
-    self.schedule = bound("trunc_sched")
-    self.number: int = gin_files.bound("run_train.num_estimators", 2)
+    self.tasks: int = self._own("num_tasks", 1)
 
-  def _bound(self, gin_files: Any, *parameters: str) -> Any:
-    found = (gin_files.bound(f"{self.name}.{parameter}") for parameter in parameters)
-    return next((value for value in found if value is not None), None)
+  def _own(self, parameter: str, default: Any) -> Any:
+    return self._bound(f"{self.name}.{parameter}", default)
 
   @property
   def inner_steps(self) -> float:
     """Inner steps of all tasks in an outer step, on average."""
-    return self.number * self.tasks * statistics.mean(self.truncations or (1,))
+    return self._run.num_estimators * self.tasks * statistics.mean(self.truncations or (1,))
 
-  def lines(self, gin_files: Any) -> list[str]:
-    schedule = getattr(getattr(self.schedule, "configurable", None), "name", str(self.schedule))
-    low, high = (gin_files.bound(f"{schedule}.{side}_length") for side in ("min", "max"))
-    length = f"{low} to {high}" if low else gin_files.bound(f"{schedule}.total_length", "?")
-    frequency = gin_files.bound("run_train.stochastic_resample_frequency", 200)
+  def lines(self) -> list[str]:
+    schedule = self._own("trunc_sched", None)
+    schedule = getattr(getattr(schedule, "configurable", None), "name", str(schedule))
+    low, high = (self._bound(f"{schedule}.{side}_length") for side in ("min", "max"))
+    length = f"{low} to {high}" if low else self._bound(f"{schedule}.total_length", "?")
+    frequency = self._run.stochastic_resample_frequency
     replaced = f"replaced every {frequency} outer steps on average" if frequency else "kept"
     return [
-      f"{self.number} side by side, {self.name}, {self.tasks} tasks each; {replaced}",
+      f"{self._run.num_estimators} side by side, {self.name}, {self.tasks} tasks each; {replaced}",
       f"truncations of {_listed(self.truncations)} inner steps",
       f"episodes of {length} inner steps ({schedule})",
     ]
@@ -226,19 +225,16 @@ def _step_operations(family: Any, lopt: Any) -> int:
   return needs(step, jax.eval_shape(lopt.init, key), key).operations
 
 
-def _measured(distribution: Any, lopt: Any, seed: int) -> list[str]:
+def _measured(found: "Settings", seed: int) -> list[str]:
   """Times gradient estimates of one sampled estimator, and the drawing of their data alone."""
   import jax
-  from learned_optimization.optimizers import base as opt_base
-
-  from unsup_rule.meta import library
 
   key = jax.random.PRNGKey(seed)
-  (sampled,) = library.sample_estimators(lopt, key, 1)
+  (sampled,) = found.sample_estimators(found.run.lopt, key, 1)
   estimator: Any = getattr(sampled, "estimators", (sampled,))[0]
-  step: Any = getattr(estimator, "truncated_step", estimator)
-  length = getattr(estimator, "unroll_length", None) or estimator.trunc_length
-  learner = library.gradient_learner(lopt, opt_base.SGD(0.0))
+  stock: Any = getattr(estimator, "stock", estimator)
+  length = getattr(stock, "unroll_length", None) or stock.trunc_length
+  learner = found.make_learner()
   weights = learner.get_state_for_worker(learner.init(key))
   print("compiling", file=sys.stderr, flush=True)
   state = estimator.init_worker_state(weights, key)
@@ -247,7 +243,7 @@ def _measured(distribution: Any, lopt: Any, seed: int) -> list[str]:
     output, _ = estimator.compute_gradient_estimate(weights, key, state, with_summary=False)
     jax.block_until_ready(output)
 
-  family, n_tasks = step.task_family, step.num_tasks
+  family, n_tasks = estimator.task_family, estimator.num_tasks
 
   @jax.jit
   def draw_all(key):

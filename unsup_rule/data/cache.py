@@ -15,12 +15,6 @@ _ARRAYS = ("images", "labels", "starts", "counts")
 _VALUES = ("name", "split", "class_names", "scale")
 
 
-def default_folder() -> pathlib.Path:
-  """$UNSUP_RULE_CACHE, or ~/.cache/unsup_rule."""
-  folder = os.environ.get("UNSUP_RULE_CACHE") or "~/.cache/unsup_rule"
-  return pathlib.Path(folder).expanduser()
-
-
 def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Dataset]) -> Dataset:
   """Reads a dataset from the cache, or builds and stores it.
 
@@ -30,10 +24,10 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Datas
 
   Args:
     key: everything that the dataset depends on; it becomes the file's name by its hash.
-    folder: the cache folder; `default_folder()` if None.
+    folder: the cache folder; `storage.cache_folder()` if None.
     build: makes the dataset.
   """
-  folder = default_folder() if folder is None else pathlib.Path(folder).expanduser()
+  folder = storage.cache_folder() if folder is None else pathlib.Path(folder).expanduser()
   path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.dataset"
   try:
     return _read(path)

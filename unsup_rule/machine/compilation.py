@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import pathlib
 from typing import Any
 
 import jax
 
-from unsup_rule.data.cache import default_folder
+from unsup_rule import storage
 
 
 def cache_on_disk() -> None:
@@ -19,7 +18,7 @@ def cache_on_disk() -> None:
   config: Any = jax.config
   if config.jax_compilation_cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     return
-  folder = pathlib.Path(default_folder()) / f"jax-{jax.__version__}"
+  folder = storage.cache_folder() / f"jax-{jax.__version__}"
   with contextlib.suppress(OSError):
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,5 +1,6 @@
 """The meta-training distribution over task families, as gin files set it (the paper, 4.2)."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,19 +11,20 @@ import jax
 import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.plugin.task import MLPTaskFamily
+from unsup_rule.plugin.task import MLPTaskFamily, configured_probe
 from unsup_rule.probe import RidgeProbe
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import DatasetSpec
 
 
+@dataclasses.dataclass(frozen=True)
 class TaskDistribution:
   """Task families in buckets: one a combination of input shape and architecture.
 
   All data sets of one input shape share a family, so that a new problem, from whichever of them,
   runs the program that is compiled already. A bucket's family is made once.
 
-  Args:
+  Attributes:
     sources: data sets, each a name or a dictionary, see `DatasetSpec`.
     depths: numbers of hidden layers.
     widths: of all hidden layers of a model.
@@ -31,51 +33,48 @@ class TaskDistribution:
     batch_size: unlabelled examples of an inner step.
     examples_per_class: labelled examples of a class on each side of the probe.
     permute: whether each task permutes its inputs, or the share of tasks that do.
-    probe: the meta-objective.
+    probe: the meta-objective; by default as gin binds it.
   """
 
-  def __init__(
-    self,
-    sources: Sequence[str | Mapping[str, Any]],
-    depths: Sequence[int] = (4,),
-    widths: Sequence[int] = (128,),
-    n_outputs: int = 32,
-    nonlinearities: Sequence[str] = ("relu",),
-    batch_size: int = 128,
-    examples_per_class: int = 10,
-    permute: float = True,
-    probe: RidgeProbe | None = None,
-  ):
-    self.data_sets = tuple(DatasetSpec.from_settings(source) for source in sources)
-    if not self.data_sets:
+  sources: Sequence[str | Mapping[str, Any] | DatasetSpec]
+  depths: Sequence[int] = (4,)
+  widths: Sequence[int] = (128,)
+  n_outputs: int = 32
+  nonlinearities: Sequence[str] = ("relu",)
+  batch_size: int = 128
+  examples_per_class: int = 10
+  permute: float = True
+  probe: RidgeProbe | None = None
+
+  def __post_init__(self):
+    specs = tuple(DatasetSpec.from_settings(source) for source in self.sources)
+    object.__setattr__(self, "sources", specs)
+    if not specs:
       raise UnsupRuleError("no data set to train on; name one in task_distribution.sources")
-    for name, values in (
-      ("depths", depths),
-      ("widths", widths),
-      ("nonlinearities", nonlinearities),
-    ):
+    for name in ("depths", "widths", "nonlinearities"):
+      values = tuple(getattr(self, name))
       if not values:
         raise UnsupRuleError(f"task_distribution.{name} is empty; give at least one value")
-    self.architectures = tuple(itertools.product(depths, widths, nonlinearities))
-    self._n_outputs = n_outputs
-    self._options = {
-      "batch_size": batch_size,
-      "examples_per_class": examples_per_class,
-      "permute": permute,
-    }
-    self._probe = probe
-    self._families: dict[tuple[int, int], MLPTaskFamily] = {}
+      object.__setattr__(self, name, values)
+
+  @property
+  def architectures(self) -> tuple[tuple[int, int, str], ...]:
+    """All combinations of depth, width and nonlinearity."""
+    return tuple(itertools.product(self.depths, self.widths, self.nonlinearities))
 
   @functools.cached_property
   def samplers(self) -> tuple[TaskSampler, ...]:
     """Of each input shape."""
     groups: dict[tuple, list] = {}
-    for data_set in self.data_sets:
+    for data_set in map(DatasetSpec.from_settings, self.sources):
       resolutions = data_set.resolutions or (None,)
       for resolution in resolutions:
         source = data_set.source(resolution, data_set.weight / len(resolutions))
         groups.setdefault((source.dataset.shape, source.dataset.scale), []).append(source)
-    return tuple(TaskSampler(group, **self._options) for group in groups.values())
+    return tuple(
+      TaskSampler(group, self.batch_size, self.examples_per_class, permute=self.permute)
+      for group in groups.values()
+    )
 
   @functools.cached_property
   def probabilities(self) -> np.ndarray:
@@ -83,13 +82,17 @@ class TaskDistribution:
     weights = np.array([sum(s.weight for s in sampler.sources) for sampler in self.samplers])
     return weights / weights.sum()
 
+  @functools.cached_property
+  def _families(self) -> dict[tuple[int, int], MLPTaskFamily]:
+    return {}
+
   def family(self, shape: int, architecture: int) -> MLPTaskFamily:
     """The task family of a bucket, by the indices of its input shape and architecture."""
     bucket = (shape, architecture)
     if bucket not in self._families:
       depth, width, nonlinearity = self.architectures[architecture]
       self._families[bucket] = MLPTaskFamily(
-        self.samplers[shape], (width,) * depth, self._n_outputs, nonlinearity, self._probe
+        self.samplers[shape], (width,) * depth, self.n_outputs, nonlinearity, self.probe
       )
     return self._families[bucket]
 
@@ -100,7 +103,16 @@ class TaskDistribution:
     return self.family(int(shape), int(rng.integers(len(self.architectures))))
 
 
-_distributions: dict[str, TaskDistribution] = {}
+_KEPT = 4  # Distributions of one process, with their examples; a run has one.
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _the_first_of(
+  distribution: TaskDistribution, loading: tuple[tuple[str, object], ...]
+) -> TaskDistribution:
+  """Returns the first of equal ones, which may have made families already."""
+  del loading
+  return distribution
 
 
 @gin.configurable(module="unsup_rule")
@@ -116,22 +128,19 @@ def task_distribution(
   probe=None,
 ) -> TaskDistribution:
   """The `TaskDistribution` of these settings, made once a process; gin sets them here."""
-  settings = {
-    "sources": sources,
-    "depths": depths,
-    "widths": widths,
-    "n_outputs": n_outputs,
-    "nonlinearities": nonlinearities,
-    "batch_size": batch_size,
-    "examples_per_class": examples_per_class,
-    "permute": permute,
-    "probe": probe,
-  }
-  # Data sets have settings of their own, so all of gin's count.
-  key = f"{settings}\n{gin.config_str()}"
-  if key not in _distributions:
-    _distributions[key] = TaskDistribution(**settings)
-  return _distributions[key]
+  distribution = TaskDistribution(
+    sources,
+    depths,
+    widths,
+    n_outputs,
+    nonlinearities,
+    batch_size,
+    examples_per_class,
+    permute,
+    probe or configured_probe(),
+  )
+  # How examples are loaded has settings of its own.
+  return _the_first_of(distribution, tuple(sorted(gin.get_bindings("load_data").items())))
 
 
 @gin.configurable(module="unsup_rule")
