@@ -1,7 +1,9 @@
 """Test settings and the fixtures that several modules share."""
 
 import contextlib
+import ctypes
 import gc
+import os
 from collections.abc import Iterator
 
 import environment  # isort: split  First, since jax reads it when it is imported.
@@ -15,8 +17,9 @@ from unsup_rule.plugin.theta import init_theta
 
 
 def pytest_unconfigure() -> None:
-  """The process that made the folder of compiled programs removes it."""
-  environment.clean_up()
+  """Compiled programs are removed by the process that started the workers."""
+  if "PYTEST_XDIST_WORKER" not in os.environ:
+    environment.clean_up()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,6 +28,8 @@ def _drop_programs() -> Iterator[None]:
   yield
   jax.clear_caches()
   gc.collect()
+  with contextlib.suppress(OSError, AttributeError):  # Only glibc hands memory back on request.
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

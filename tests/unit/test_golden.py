@@ -4,33 +4,12 @@ import jax
 import numpy as np
 import pytest
 from folders import GOLDEN
-from jax.experimental.compilation_cache import compilation_cache
 
 from unsup_rule.cli.main import main
 from unsup_rule.cli.verify import read_arrays
 from unsup_rule.reference import trace
 
 UPDATES = ["small_identical", "small_separate", "default"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  """The command compiles anew what the tests above have compiled already."""
-  settings = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.5,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  _configure(settings)
-  yield
-  _configure(before)
-
-
-def _configure(settings):
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

@@ -30,31 +30,50 @@ def check_close(actual, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), actual, expected)
 
 
-def updated(theta, mlp, params, x, *schedule, **settings):
-  """{W, b, V} after one application."""
-  optimizer = RuleOptimizer(SMALLEST, theta, InnerSchedule(*schedule, **settings))
+# Compiled once for a shape: theta, weights and activations are arguments.
+@functools.cache
+def forward(mlp):
+  """(params, x) -> activations."""
+  return jax.jit(mlp.apply)
 
-  @jax.jit
-  def run(params, x):
-    return optimizer.update(optimizer.init(params), model_state=mlp.apply(params, x)).params
 
-  return run(params, x)
+@functools.cache
+def plain_change(mlp):
+  """(theta, params, activations) -> the change by the bare rule."""
+  return jax.jit(functools.partial(_plain_change, mlp))
+
+
+def _plain_change(mlp, theta, params, activations):
+  return changes(theta, SMALLEST, mlp, params, activations)
+
+
+@functools.cache
+def step_of(*schedules):
+  """(theta, params, activations, number of the step) -> the state after it, by each schedule."""
+
+  def step(theta, params, activations, number):
+    state = RuleState(params, None, number)
+    optimizers = [RuleOptimizer(SMALLEST, theta, one) for one in schedules]
+    return [optimizer.update(state, model_state=activations) for optimizer in optimizers]
+
+  return jax.jit(step)
+
+
+def updated(theta, mlp, params, x, *schedules):
+  """{W, b, V} after one application, by each schedule."""
+  states = step_of(*schedules)(theta, params, forward(mlp)(params, x), jnp.int32(0))
+  return [state.params for state in states]
 
 
 def test_learning_rate(smallest_theta, x, strict):
   params = SMALL.init(jax.random.PRNGKey(1))
-
-  @functools.partial(jax.jit, static_argnums=2)
-  def run(params, x, schedule):
-    activations = SMALL.apply(params, x)
-    optimizer = RuleOptimizer(SMALLEST, smallest_theta, schedule)
-    state = optimizer.init(params)
-    after = optimizer.update(state, model_state=activations)
-    change = changes(smallest_theta, SMALLEST, SMALL, params, activations)
-    return state, after, optimizer.get_params(after), change
-
+  activations = forward(SMALL)(params, x)
+  change = plain_change(SMALL)(smallest_theta, params, activations)
   for rate in (0.25, 1e-9):
-    state, after, new, change = run(params, x, InnerSchedule(rate))
+    optimizer = RuleOptimizer(SMALLEST, smallest_theta, InnerSchedule(rate))
+    state = optimizer.init(params)
+    (after,) = step_of(InnerSchedule(rate))(smallest_theta, params, activations, state.iteration)
+    new = optimizer.get_params(after)
     expected = jax.tree.map(lambda old, c, r=rate: (1 - r) * old - r * c, params, change)
     moved = max(
       float(jnp.abs(a - b).max())
@@ -78,14 +97,13 @@ def test_step_size_decays():
 
 def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
   params = SMALL.init(jax.random.PRNGKey(1))
-  optimizer = RuleOptimizer(
-    SMALLEST, smallest_theta, InnerSchedule(0.5, decay_steps=1, decay_power=1)
-  )
-  step = jax.jit(lambda s: optimizer.update(s, model_state=SMALL.apply(s.params, x)))
-  state = step(optimizer.init(params))
-  change = changes(smallest_theta, SMALLEST, SMALL, state.params, SMALL.apply(state.params, x))
+  step = step_of(InnerSchedule(0.5, decay_steps=1, decay_power=1))
+  (state,) = step(smallest_theta, params, forward(SMALL)(params, x), jnp.int32(0))
+  activations = forward(SMALL)(state.params, x)
+  change = plain_change(SMALL)(smallest_theta, state.params, activations)
   expected = jax.tree.map(lambda old, c: 0.75 * old - 0.25 * c, state.params, change)
-  check_close(step(state).params, expected)
+  (after,) = step(smallest_theta, state.params, activations, state.iteration)
+  check_close(after.params, expected)
 
 
 @pytest.mark.parametrize("hidden", [(), (5,), (4, 4)])
@@ -93,8 +111,8 @@ def test_biases_decay_to_their_resting_values(smallest_theta, x, hidden):
   """With hidden (4, 4) the embedding is stacked with layers of its own width."""
   mlp = MLP(3, hidden, 4)
   params = mlp.init(jax.random.PRNGKey(1))
-  plain = updated(smallest_theta, mlp, params, x, 0.25)
-  resting = updated(smallest_theta, mlp, params, x, 0.25, hidden_bias=0.4, embedding_bias=6.0)
+  rest = InnerSchedule(0.25, hidden_bias=0.4, embedding_bias=6.0)
+  plain, resting = updated(smallest_theta, mlp, params, x, InnerSchedule(0.25), rest)
   moved = [b for name in params for b in resting[name]["b"] - plain[name]["b"]]
   assert len(moved) == len(hidden) + 1
   for i, b_N in enumerate(moved):
@@ -109,8 +127,8 @@ def test_biases_decay_to_their_resting_values(smallest_theta, x, hidden):
 def test_biases_rest_at_0_where_they_would_saturate(smallest_theta, x, nonlinearity):
   mlp = MLP(3, (), 4, nonlinearity)
   params = mlp.init(jax.random.PRNGKey(1))
-  plain = updated(smallest_theta, mlp, params, x, 0.25)
-  resting = updated(smallest_theta, mlp, params, x, 0.25, embedding_bias=6.0)
+  rest = InnerSchedule(0.25, embedding_bias=6.0)
+  plain, resting = updated(smallest_theta, mlp, params, x, InnerSchedule(0.25), rest)
   moved = resting["layers_0"]["b"] - plain["layers_0"]["b"]
   saturates = nonlinearity in ("tanh", "sigmoid", "step")
   np.testing.assert_allclose(moved, 0.0 if saturates else 1.5, rtol=1e-4)
@@ -122,24 +140,27 @@ def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
   mlp = MLP(3, hidden, 4)
   params = mlp.init(jax.random.PRNGKey(1))
   shuffling = RuleOptimizer(SMALLEST, smallest_theta, InnerSchedule(0.25, shuffle_inputs=True))
-  change = jax.jit(lambda p, x, t: shuffling.change(p, mlp.apply(p, x), t))
-  by_hand = jax.jit(lambda p, x: changes(smallest_theta, SMALLEST, mlp, p, mlp.apply(p, x)))
+  change = jax.jit(shuffling.change)
+
+  def by_hand(params, x):
+    return plain_change(mlp)(smallest_theta, params, forward(mlp)(params, x))
+
   plain = by_hand(params, x)
   for step, order in ((0, [0, 2, 1]), (2, [1, 0, 2])):
     assert order_of_step(step, 3).tolist() == order
     order = np.array(order)
-    shuffled = change(params, x, step)
+    shuffled = change(params, forward(mlp)(params, x), step)
     check_close(reordered(shuffled, order), by_hand(reordered(params, order), x[:, order]))
     assert np.abs(shuffled["layers_0"]["w"] - plain["layers_0"]["w"]).max() > 1e-4
 
 
 def test_each_step_has_an_order_of_its_own(smallest_theta, x):
   params = SMALL.init(jax.random.PRNGKey(1))
-  optimizer = RuleOptimizer(SMALLEST, smallest_theta, InnerSchedule(0.25, shuffle_inputs=True))
-  state = jax.jit(lambda s, x: optimizer.update(s, model_state=SMALL.apply(s.params, x)))(
-    RuleState(params, None, jnp.int32(3)), x
-  )
-  change = optimizer.change(params, SMALL.apply(params, x), 3)
+  schedule = InnerSchedule(0.25, shuffle_inputs=True)
+  activations = forward(SMALL)(params, x)
+  (state,) = step_of(schedule)(smallest_theta, params, activations, jnp.int32(3))
+  optimizer = RuleOptimizer(SMALLEST, smallest_theta, schedule)
+  change = jax.jit(optimizer.change)(params, activations, 3)
   check_close(state.params, jax.tree.map(lambda old, c: 0.75 * old - 0.25 * c, params, change))
   orders = {tuple(order_of_step(step, 20).tolist()) for step in range(10)}
   assert len(orders) == 10
@@ -153,10 +174,10 @@ def test_a_step_of_another_optimizer_rests_at_the_same_biases(smallest_theta, x)
   )
   params = SMALL.init(jax.random.PRNGKey(1))
   optimizer = rule.opt_fn(smallest_theta)
-  state = optimizer.update(optimizer.init(params), model_state=SMALL.apply(params, x))
-  expected = updated(
-    smallest_theta, SMALL, params, x, 0.25, embedding_bias=6.0, shuffle_inputs=True
-  )
+  update = jax.jit(lambda state, activations: optimizer.update(state, model_state=activations))
+  state = update(optimizer.init(params), forward(SMALL)(params, x))
+  schedule = InnerSchedule(0.25, embedding_bias=6.0, shuffle_inputs=True)
+  (expected,) = updated(smallest_theta, SMALL, params, x, schedule)
   check_close(optimizer.get_params(state), expected)
 
 
