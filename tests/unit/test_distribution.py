@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampling_helpers import compiled
 from scipy import stats
 
 from unsup_rule.data import Dataset
@@ -52,8 +53,12 @@ def two_sources():
   return TaskSampler([first, second], batch_size=8, examples_per_class=2)
 
 
-def test_sources_by_weight_ways_and_classes_evenly(two_sources):
-  drawn = _sampled(two_sources)
+@pytest.fixture(scope="module")
+def drawn(two_sources):
+  return _sampled(two_sources)
+
+
+def test_sources_by_weight_ways_and_classes_evenly(drawn):
   _assert_distributed(np.bincount(drawn.source), [_N * 3 / 4, _N / 4])
   first = drawn.source == 0
   _assert_distributed([np.sum(drawn.ways[first] == w) for w in (2, 4)], [first.sum() / 2] * 2)
@@ -70,8 +75,7 @@ def test_sources_by_weight_ways_and_classes_evenly(two_sources):
   )
 
 
-def test_augmentation_laws_by_their_probabilities(two_sources):
-  drawn = _sampled(two_sources)
+def test_augmentation_laws_by_their_probabilities(drawn):
   first = drawn.source == 0
   np.testing.assert_allclose(drawn.augmentation.rotation, np.where(first, np.pi / 2, 0), rtol=1e-6)
   np.testing.assert_allclose(drawn.augmentation.noise, np.where(first, 0.2, 0), rtol=1e-6)
@@ -83,8 +87,8 @@ def test_augmentation_laws_by_their_probabilities(two_sources):
   assert (drawn.augmentation.shift[first] == 0).all()
 
 
-def test_permutations_are_even_and_of_all_inputs(two_sources):
-  permutations = _sampled(two_sources).permutation
+def test_permutations_are_even_and_of_all_inputs(drawn):
+  permutations = drawn.permutation
   assert (np.sort(permutations, axis=1) == np.arange(16)).all()
   for position in (0, 7, 15):
     _assert_distributed(np.bincount(permutations[:, position]), [_N / 16] * 16)
@@ -94,7 +98,7 @@ def test_one_permutation_a_task_for_all_that_it_draws():
   """Each pixel of these images is its own place, so a batch shows the permutation."""
   places = np.broadcast_to(np.arange(16, dtype=np.uint8).reshape(4, 4, 1), (40, 4, 4, 1))
   dataset = Dataset.build("places", "train", places, np.repeat([0, 1], 20), ["a", "b"], 1.0)
-  sampler = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2)
+  sampler = compiled(TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2))
   task, other = (sampler.sample(jax.random.PRNGKey(seed)) for seed in (0, 1))
   rows = [sampler.unlabelled(task, jax.random.PRNGKey(seed)) for seed in range(3)]
   rows += [sampler.labelled(task, jax.random.PRNGKey(seed))[0] for seed in range(3)]
@@ -102,7 +106,9 @@ def test_one_permutation_a_task_for_all_that_it_draws():
   assert (seen == np.asarray(task.permutation)).all()
   assert (seen[0] != np.arange(16)).any()
   assert (np.asarray(other.permutation) != np.asarray(task.permutation)).any()
-  plain = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2, permute=False)
+  plain = compiled(
+    TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2, permute=False)
+  )
   x = plain.unlabelled(plain.sample(jax.random.PRNGKey(0)), jax.random.PRNGKey(1))
   assert (np.asarray(x) == np.arange(16)).all()
 
@@ -112,25 +118,26 @@ def test_a_share_of_the_problems_may_be_permuted():
   dataset = Dataset.build("places", "train", places, np.repeat([0, 1], 20), ["a", "b"], 1.0)
   sampler = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2, permute=0.7)
   keys = jax.random.split(jax.random.PRNGKey(0), 1000)
-  permutations = np.asarray(jax.vmap(sampler.sample)(keys).permutation)
+  permutations = np.asarray(jax.jit(jax.vmap(sampler.sample))(keys).permutation)
   permuted = (permutations != np.arange(16)).any(1)
   assert permuted.mean() == pytest.approx(0.7, abs=0.05)  # 3.4 standard errors
   every = TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2)
-  drawn = np.asarray(jax.vmap(every.sample)(keys).permutation)
+  drawn = np.asarray(jax.jit(jax.vmap(every.sample))(keys).permutation)
   np.testing.assert_array_equal(permutations[permuted], drawn[permuted])
   with pytest.raises(UnsupRuleError, match=r"permute is 1\.5; give a share from 0 to 1"):
     TaskSampler([Source(dataset)], batch_size=8, examples_per_class=2, permute=1.5)
 
 
 def test_examples_are_of_the_classes_of_the_problem(two_sources):
+  sampler = compiled(two_sources)
   for seed in range(20):
     task_key, key = jax.random.split(jax.random.PRNGKey(seed))
-    task = two_sources.sample(task_key)
+    task = sampler.sample(task_key)
     task = task.replace(augmentation=jax.tree.map(jnp.zeros_like, task.augmentation))
     allowed = np.asarray(task.classes)[: int(task.ways)] - (6 if task.source else 0)
-    x = np.asarray(two_sources.unlabelled(task, key)) * 255
+    x = np.asarray(sampler.unlabelled(task, key)) * 255
     assert set(np.unique(np.round(x) // 20)) <= set(allowed)
-    x, train, test = two_sources.labelled(task, key)
+    x, train, test = sampler.labelled(task, key)
     labels = np.concatenate([train.labels, test.labels])
     np.testing.assert_array_equal(np.round(x[:, 0] * 255) // 20, allowed[labels])
     assert np.ptp(np.bincount(train.labels, minlength=int(task.ways))) <= 1

@@ -19,7 +19,7 @@ _LOPT = lopt_base.LearnableAdam()
 def _simulate(schedule, n_tasks, n_steps, seed=0):
   """Ages and ends of tasks [n_steps, n_tasks] as in the library: a step, then `next_state`."""
   key, init_key = jax.random.split(jax.random.PRNGKey(seed))
-  state = jax.vmap(lambda k: schedule.init(k, None))(jax.random.split(init_key, n_tasks))
+  state = jax.jit(jax.vmap(lambda k: schedule.init(k, None)))(jax.random.split(init_key, n_tasks))
 
   def step(carry, key):
     state, age = carry
@@ -35,7 +35,7 @@ def _simulate(schedule, n_tasks, n_steps, seed=0):
 def test_lengths_are_log_uniform():
   schedule = EpisodeLengths(4, 64, staggered=False)
   keys = jax.random.split(jax.random.PRNGKey(0), 10_000)
-  lengths = np.asarray(jax.vmap(lambda k: schedule.init(k, None))(keys).length)
+  lengths = np.asarray(jax.jit(jax.vmap(lambda k: schedule.init(k, None)))(keys).length)
   assert lengths.dtype == np.int32
   assert [lengths.min(), lengths.max()] == [4, 64]
   edges = np.array([4, 8, 16, 32, 65])

@@ -1,5 +1,9 @@
 """Every array of every recording of the authors' program, with and without jit."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -64,6 +68,16 @@ def test_probe_has_the_published_numbers(golden, strict):
 def test_command(name, capsys):
   assert main(["verify", str(GOLDEN / f"{name}.npz")]) == 0
   assert "FAILED" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_command_as_users_compile():
+  """The other tests are compiled quickly, with less fusion than a user's programs."""
+  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+  for name in [*UPDATES, "small_separate_grads", "linreg"]:
+    command = [sys.executable, "-m", "unsup_rule", "verify", str(GOLDEN / f"{name}.npz")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def perturbed(arrays, key, tmp_path):

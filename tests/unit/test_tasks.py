@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampling_helpers import compiled
 
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
@@ -135,7 +136,7 @@ def test_same_key_same_batch(draw, strict):
 
 
 def test_without_permutation(strict):
-  sampler = TaskSampler([source()], batch_size=2, examples_per_class=2, permute=False)
+  sampler = compiled(TaskSampler([source()], batch_size=2, examples_per_class=2, permute=False))
   task = sampler.sample(jax.random.PRNGKey(0))
   np.testing.assert_array_equal(task.permutation, [0, 1, 2, 3])
   assert int(task.ways) == 4
@@ -215,7 +216,7 @@ def test_bad_settings(make, message):
 
 
 def test_exactly_enough_examples_are_enough(strict):
-  sampler = TaskSampler([source((6, 6))], batch_size=2, examples_per_class=3)
+  sampler = compiled(TaskSampler([source((6, 6))], batch_size=2, examples_per_class=3))
   task = sampler.sample(jax.random.PRNGKey(0))
   x, _, _ = sampler.labelled(task, jax.random.PRNGKey(1))
   assert sorted(numbers(task, x)) == list(range(12))
@@ -298,7 +299,7 @@ def test_noise_level(coefficients, strict):
 def test_kinds_of_augmentation_are_drawn_for_each_task(strict):
   kinds = Augmentation(rotation=30.0, shift=1.0, rotation_probability=0.5, shift_probability=1.0)
   sampler = TaskSampler([source(augmentation=kinds)], batch_size=4, examples_per_class=2)
-  augmentations = jax.vmap(sampler.sample)(
+  augmentations = jax.jit(jax.vmap(sampler.sample))(
     jax.random.split(jax.random.PRNGKey(0), 200)
   ).augmentation
   assert set(np.unique(np.asarray(augmentations.rotation))) == {0.0, np.float32(np.deg2rad(30))}
@@ -310,8 +311,8 @@ def test_kinds_of_augmentation_are_drawn_for_each_task(strict):
 def test_coefficients_are_targets_of_their_examples(strict):
   """The labelled draw hands on what each of its own examples was augmented with."""
   noisy = Augmentation(noise=100.0)
-  sampler = TaskSampler([source(augmentation=noisy)], batch_size=4, examples_per_class=2)
-  clean = TaskSampler([source()], batch_size=4, examples_per_class=2)
+  sampler = compiled(TaskSampler([source(augmentation=noisy)], batch_size=4, examples_per_class=2))
+  clean = compiled(TaskSampler([source()], batch_size=4, examples_per_class=2))
   key = jax.random.PRNGKey(3)
   task = sampler.sample(key)
   x, train, test = sampler.labelled(task, key)
@@ -339,7 +340,7 @@ def test_shading_is_a_wave_across_the_image(coefficients, strict):
 
 def test_thickness_and_shading_are_no_targets(strict):
   kinds = Augmentation(thickness=1.0, shading=0.5)
-  sampler = TaskSampler([source(augmentation=kinds)], batch_size=4, examples_per_class=2)
+  sampler = compiled(TaskSampler([source(augmentation=kinds)], batch_size=4, examples_per_class=2))
   task = sampler.sample(jax.random.PRNGKey(0))
   _, train, _ = sampler.labelled(task, jax.random.PRNGKey(1))
   assert train.regression.shape == (8, 0)
