@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import gc
 import os
+import pathlib
+import resource
 from collections.abc import Iterator
 
 import environment  # isort: split  First, since jax reads it when it is imported.
@@ -15,6 +17,9 @@ from rule_helpers import SMALLEST, noisy
 import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
 from unsup_rule.plugin.theta import init_theta
 
+_STATM = pathlib.Path("/proc/self/statm")
+_MOST_BYTES = 1_300_000_000
+
 
 def pytest_unconfigure() -> None:
   """Compiled programs are removed by the process that started the workers."""
@@ -22,14 +27,34 @@ def pytest_unconfigure() -> None:
     environment.clean_up()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _drop_programs() -> Iterator[None]:
-  """Lets a module's compiled programs go after it: kept, they are gigabytes."""
-  yield
+def _drop_programs() -> None:
+  """Lets compiled programs go, and hands their memory back."""
   jax.clear_caches()
   gc.collect()
   with contextlib.suppress(OSError, AttributeError):  # Only glibc hands memory back on request.
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident_bytes() -> int:
+  """Memory that this process occupies; 0 where the system does not say."""
+  try:
+    return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+  except OSError:
+    return 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_program_outlives_its_module() -> Iterator[None]:
+  yield
+  _drop_programs()
+
+
+@pytest.fixture(autouse=True)
+def _bounded_memory() -> Iterator[None]:
+  """In a module that compiles much, they go earlier, and are read from disk when needed again."""
+  yield
+  if _resident_bytes() > _MOST_BYTES:
+    _drop_programs()
 
 
 @pytest.fixture

@@ -131,8 +131,24 @@ class Case:
 
   def step(self, theta: Theta, phi: Params, x: jax.Array) -> tuple[Any, Params]:
     """Activations and changes for one batch of images."""
-    activations = self.mlp.apply(phi, flatten_examples(x))
-    return activations, changes(theta, self.sizes, self.mlp, phi, activations)
+    return _step(self.mlp, self.sizes, theta, phi, x)
+
+
+def _step(mlp: MLP, sizes: Sizes, theta: Theta, phi: Params, x: jax.Array) -> tuple[Any, Params]:
+  activations = mlp.apply(phi, flatten_examples(x))
+  return activations, changes(theta, sizes, mlp, phi, activations)
+
+
+def _recorded_step(mlp: MLP, sizes: Sizes, theta: Theta, phi: Params, x: jax.Array) -> Any:
+  """Activations, and all intermediates by name."""
+  with recording() as tape:
+    activations, _ = _step(mlp, sizes, theta, phi, x)
+  return activations, tape
+
+
+# Traces of one architecture share compiled programs.
+_compiled_step = jax.jit(_step, static_argnums=(0, 1))
+_compiled_recorded_step = jax.jit(_recorded_step, static_argnums=(0, 1))
 
 
 def read_case(trace: Arrays, theta: Theta | None = None) -> Case:
@@ -161,14 +177,8 @@ def recompute_update(
     jit: compile, or run operation by operation.
   """
   case = read_case(trace, theta)
-  wrap = jax.jit if jit else lambda function: function
-
-  def recorded(theta, phi, x):
-    with recording() as tape:
-      activations, _ = case.step(theta, phi, x)
-    return activations, tape
-
-  activations, tape = wrap(recorded)(case.theta, case.phi, case.batches[0])
+  recorded = _compiled_recorded_step if jit else _recorded_step
+  activations, tape = recorded(case.mlp, case.sizes, case.theta, case.phi, case.batches[0])
   out = {}
   layers = case.mlp.layers({k: v for k, v in activations.items() if k.startswith("layers_")})
   top = tape[f"l{case.mlp.n_layers}/d_in"]
@@ -181,7 +191,7 @@ def recompute_update(
       value = tape[name]
       values[key] = value.transpose(_axes(key)) if value.ndim == 3 else value
   out = {key: np.asarray(value) for key, value in values.items() if key in trace}
-  return out | _trajectories(trace, case, wrap)
+  return out | _trajectories(trace, case, _compiled_step if jit else _step)
 
 
 def _axes(key: str) -> tuple[int, int, int]:
@@ -207,7 +217,7 @@ def _tape_name(key: str) -> str | None:
   return None
 
 
-def _trajectories(trace: Arrays, case: Case, wrap: Callable) -> dict[str, np.ndarray]:
+def _trajectories(trace: Arrays, case: Case, step: Callable) -> dict[str, np.ndarray]:
   """phi after several steps, at the recorded learning rates."""
   wanted: dict[float, dict[int, str]] = {}
   for key in trace:
@@ -215,12 +225,11 @@ def _trajectories(trace: Arrays, case: Case, wrap: Callable) -> dict[str, np.nda
       n, rate = int(match[2] or match[4]), float(match[3] or case.learning_rate)
       if n > 0:
         wanted.setdefault(rate, {})[n] = match[1]
-  step = wrap(case.step)
   out = {}
   for rate, steps in wanted.items():
     phi = case.phi
     for n in range(1, max(steps) + 1):
-      _, change = step(case.theta, phi, case.batches[n - 1])
+      _, change = step(case.mlp, case.sizes, case.theta, phi, case.batches[n - 1])
       phi = jax.tree.map(lambda old, c, lr=rate: old * (1 - lr) - lr * c, phi, change)
       if n in steps:
         out |= {steps[n] + name: value for name, value in _tf_phi(trace, case.mlp, phi).items()}
