@@ -7,18 +7,20 @@ import numpy as np
 
 from unsup_rule.data import Dataset
 from unsup_rule.evaluation.setting import Data, Setting
-from unsup_rule.meta import checkpoint
+from unsup_rule.meta import run_folder
 from unsup_rule.plugin.theta import init_theta
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.theta import Sizes
+from unsup_rule.weights.archive import Archive, Use
 
 SIZES = Sizes(output_size=8, top_delta_size=4, compute_h_size=4, delta_dim=2, num_grad_channels=2)
 
 
 def rule_folder(folder: pathlib.Path, sizes: Sizes = SIZES) -> pathlib.Path:
   """A folder as a run leaves it, with a theta that is not trained."""
-  folder.mkdir()
-  checkpoint.save_params(folder, init_theta(sizes, jax.random.PRNGKey(0)), step=0)
-  (folder / "config.gin").write_text("UnsupervisedRule.learning_rate = 0.003\n")
+  origin = {"gin": "trainer.seed = 5\n", "data_sets": ["a", "b"], "seed": 5}
+  theta = init_theta(sizes, jax.random.PRNGKey(0))
+  run_folder.write_rule(folder, Archive(theta, InnerSchedule(3e-3), Use(), origin))
   return folder
 
 

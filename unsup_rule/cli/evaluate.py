@@ -5,7 +5,6 @@ import hashlib
 import pathlib
 import sys
 
-from unsup_rule import storage
 from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import lock
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--rule",
     type=pathlib.Path,
     metavar="FOLDER",
-    help="folder of a run or of import-tf, with params and gin_files.gin; without it only the "
+    help="folder of a run or of import-tf, with rule.npz; without it only the "
     "baselines are measured",
   )
 
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
   from unsup_rule.evaluation import provenance, report, runner, store, suite
-  from unsup_rule.meta import gin_files
+  from unsup_rule.meta import gin_files, run_folder
 
   imports = ["unsup_rule.evaluation.suite", *arguments.gin_import]
   text = gin_files.parse(arguments.config_file, arguments.gin_bindings, imports)
@@ -57,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
   cells = wanted.cells(rule, theta_sha256)
   results = store.Store(arguments.out)
   runner.check(cells)
-  storage.write_text(arguments.out / "config.gin", text)
+  run_folder.write_config(arguments.out, text)
   origin = {
     "theta_sha256": theta_sha256,
     "gin_sha256": hashlib.sha256(text.encode()).hexdigest(),

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--out",
     type=pathlib.Path,
     required=True,
-    help="FILE.npz, which gets a model card FILE.md beside it; or a folder for params and "
-    "config.gin, which opt_from_checkpoint of learned_optimization loads",
+    help="FILE.npz, which gets a model card FILE.md beside it; or a folder for rule.npz, "
+    "params and config.gin, which opt_from_checkpoint of learned_optimization loads",
   )
   parser.add_argument(
     "--dynamics",
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
   """Writes the file or the folder."""
-  from unsup_rule.weights import run_folder
+  from unsup_rule.meta import run_folder
   from unsup_rule.weights.pretrained import averaged, pretrained
 
   out = arguments.out
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     storage.write_text(out.with_suffix(".md"), _card(rule))
     rule.write(out)
   else:
-    run_folder.write(out, rule)
+    run_folder.write_rule(out, rule)
   print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {out}")
   return 0
 

@@ -1,35 +1,33 @@
 """`unsup-rule import-tf CHECKPOINT OUT`: the authors' TensorFlow 1 weights as a theta of ours."""
 
 import argparse
-import dataclasses
 import pathlib
 
 import jax
 import numpy as np
 
-from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.reference.tf_names import THETA_PREFIX, theta_from_tf
-from unsup_rule.rule.theta import Sizes, sizes_of, specs
+from unsup_rule.rule.schedule import InnerSchedule
+from unsup_rule.rule.theta import Sizes, sizes_of
+from unsup_rule.weights.archive import Archive, Use, check_fits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Arguments of `import-tf`."""
   parser.add_argument("checkpoint", type=pathlib.Path, help="path prefix, .index file or folder")
-  parser.add_argument("out", type=pathlib.Path, help="folder to write params and config.gin to")
+  parser.add_argument(
+    "out", type=pathlib.Path, help="folder to write rule.npz, params and config.gin to"
+  )
 
 
 def run(arguments: argparse.Namespace) -> int:
-  """Writes OUT/params and OUT/config.gin."""
-  from unsup_rule.meta.checkpoint import save_params
+  """Writes OUT/rule.npz, OUT/params and OUT/config.gin."""
+  from unsup_rule.meta import run_folder
 
-  variables = read_checkpoint(arguments.checkpoint)
-  theta = theta_from_tf(variables)
+  theta = theta_from_tf(read_checkpoint(arguments.checkpoint))
   sizes = check(theta, arguments.checkpoint)
-  if (arguments.out / "params").exists():
-    raise UnsupRuleError(f"{arguments.out}/params exists already; choose another folder")
-  storage.write_text(arguments.out / "config.gin", gin_config(sizes))
-  save_params(arguments.out, theta, step=0)
+  run_folder.write_rule(arguments.out, Archive(theta, InnerSchedule(), Use(), {}))
   count = sum(leaf.size for leaf in jax.tree.leaves(theta))
   print(
     f"{count:,} parameters of the rule, embedding of {sizes.output_size} units -> {arguments.out}"
@@ -68,20 +66,5 @@ def check(theta: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> Sizes:
     raise UnsupRuleError(
       f"{path} has no variable {THETA_PREFIX}{error.args[0]}; it is not a checkpoint of the rule"
     ) from error
-  for name, spec in specs(sizes).items():
-    module, _, leaf = name.rpartition("/")
-    got = np.shape(theta.get(module, {}).get(leaf, ()))
-    if got != spec.shape:
-      raise UnsupRuleError(
-        f"{path}: {THETA_PREFIX}{name} has shape {got}, expected {spec.shape}; "
-        "the checkpoint is of another program"
-      )
+  check_fits(theta, sizes, str(path))
   return sizes
-
-
-def gin_config(sizes: Sizes) -> str:
-  """A config.gin that names the rule with these sizes."""
-  lines = [f"UnsupervisedRule.{key} = {value}" for key, value in dataclasses.asdict(sizes).items()]
-  return "\n".join(
-    ["import unsup_rule.plugin.rule", *lines, "run_train.lopt = @UnsupervisedRule()", ""]
-  )

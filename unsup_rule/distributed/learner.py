@@ -14,7 +14,6 @@ import numpy as np
 from learned_optimization.outer_train import DataForWorker
 from learned_optimization.population.population import ActiveWorker
 
-from unsup_rule import storage
 from unsup_rule.compat import library
 from unsup_rule.distributed import actors, identity, process
 from unsup_rule.distributed.controller import Controller, Membership
@@ -23,7 +22,7 @@ from unsup_rule.distributed.run_files import RunFiles
 from unsup_rule.distributed.server import GradientServer, StopRequested
 from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, curve, settings, summary
+from unsup_rule.meta import checkpoint, curve, run_folder, settings, summary
 
 _LOOK_SECONDS = 0.2
 
@@ -100,7 +99,7 @@ class Learner:
     self._membership: Membership | None = None
     self.files = RunFiles(folder, found, self.store, self._statistics, saved)
     self.files.generation = self._generation
-    storage.write_text(folder / "config.gin", found.config_text)
+    run_folder.write_config(folder, found.config_text)
     self.server = GradientServer(
       self._weights("", None),
       self.store.step,

@@ -15,7 +15,7 @@ from unsup_rule import storage
 from unsup_rule.distributed.meta_parameters import MetaParameterStore, Update
 from unsup_rule.distributed.statistics import Report, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, curve, trees
+from unsup_rule.meta import checkpoint, curve, run_folder, trees
 from unsup_rule.meta.events import EventWriter
 from unsup_rule.meta.settings import Settings
 
@@ -110,7 +110,7 @@ class RunFiles:
       self.write_status("running")
 
   def save(self) -> None:
-    """Writes a checkpoint and `params`.
+    """Writes a checkpoint, `params` and `rule.npz`.
 
     Raises:
       UnsupRuleError: they cannot be written; those before them are intact.
@@ -118,7 +118,7 @@ class RunFiles:
     step = self._store.step
     self._saved_at = time.monotonic()
     checkpoint.save_state(self.folder, step, self._state())
-    checkpoint.save_params(self.folder, self._store.theta, step)
+    run_folder.write_theta(self.folder, self._store.theta, step, self._settings)
     self.saved_step, self.problem = step, ""
 
   def save_snapshot(self) -> pathlib.Path | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.weights import run_folder
 from unsup_rule.weights.archive import Archive, digest
 
 if TYPE_CHECKING:
@@ -89,12 +90,7 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
       f"no rule {str(rule)!r}; {hint}known are {', '.join(names())}, or give the path of a .npz "
       "file or of a run's folder"
     )
-  if path.is_dir():
-    from unsup_rule.weights import run_folder  # The library's checkpoints take a second to import.
-
-    archive = run_folder.read(path)
-  else:
-    archive = Archive.read(path)
+  archive = run_folder.read(path) if path.is_dir() else Archive.read(path)
   card = path.with_suffix(".md")
   text = card.read_text() if path.suffix == ".npz" and card.is_file() else ""
   fields = {field.name: getattr(archive, field.name) for field in dataclasses.fields(archive)}

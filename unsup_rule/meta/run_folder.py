@@ -1,0 +1,77 @@
+"""What the folder of a run holds for its users, but for measurements.
+
+config.gin  the configuration
+params      theta, for the library: with config.gin its `opt_from_checkpoint` loads it
+rule.npz    theta, what it needs to be applied, and its origin, where it is a rule alone
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable
+
+from learned_optimization.learned_optimizers import base as lopt_base
+
+from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import checkpoint, gin_files
+from unsup_rule.meta.settings import Settings
+from unsup_rule.plugin.rule import UnsupervisedRule
+from unsup_rule.tasks.sources import DatasetSpec
+from unsup_rule.weights import run_folder
+from unsup_rule.weights.archive import Archive, Use
+
+
+def write_config(folder: str | os.PathLike, text: str) -> None:
+  """Writes `config.gin`, atomically."""
+  storage.write_text(pathlib.Path(folder) / "config.gin", text)
+
+
+def write_theta(
+  folder: str | os.PathLike, theta: lopt_base.MetaParams, step: int, settings: Settings
+) -> None:
+  """Writes `params`, and `rule.npz` where what is trained is the rule alone.
+
+  Args:
+    folder: of the run.
+    theta: of the optimizer that is trained.
+    step: outer steps so far.
+    settings: of the run.
+  """
+  checkpoint.save_params(folder, theta, step)
+  lopt = settings.run.lopt
+  if isinstance(lopt, UnsupervisedRule) and lopt.inner_optimizer is None:
+    origin = {
+      "gin": settings.config_text,
+      "data_sets": _names(gin_files.bound("task_distribution.sources", ())),
+      "seed": settings.trainer.seed,
+      "outer_steps": step,
+    }
+    run_folder.write(folder, Archive(theta, lopt.schedule, Use(), origin))
+
+
+def write_rule(folder: str | os.PathLike, rule: Archive) -> None:
+  """Writes a folder as a run leaves it, for a rule that is there already.
+
+  Raises:
+    UnsupRuleError: the folder holds a theta, or cannot be written.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / "params").exists():
+    raise UnsupRuleError(f"{folder}/params exists already; choose another folder")
+  values = dataclasses.asdict(rule.sizes) | dataclasses.asdict(rule.schedule)
+  lines = [f"UnsupervisedRule.{key} = {value!r}" for key, value in values.items()]
+  lines = ["import unsup_rule.plugin.rule", *lines, "run_train.lopt = @UnsupervisedRule()", ""]
+  write_config(folder, "\n".join(lines))
+  checkpoint.save_params(folder, rule.theta, step=rule.provenance.get("outer_steps") or 0)
+  run_folder.write(folder, rule)
+
+
+def _names(sources: object) -> list[str]:
+  """Names of the data sets; none where the run draws its tasks otherwise."""
+  if not isinstance(sources, Iterable) or isinstance(sources, str):
+    return []
+  try:
+    return sorted({DatasetSpec.from_settings(source).name for source in sources})
+  except UnsupRuleError:
+    return []
