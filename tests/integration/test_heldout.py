@@ -58,6 +58,12 @@ def test_features_that_stay_keep_their_accuracy(measured):
   assert 0 < result["standard_error"] < 0.2
 
 
+def test_numbers_are_what_they_were(measured):
+  """Recorded from an earlier version, whose curves are compared with."""
+  assert measured[1.0]["accuracy"] == pytest.approx(0.7673611640930176, abs=1e-6)
+  assert measured[1.0]["standard_error"] == pytest.approx(0.03466430678963661, abs=1e-6)
+
+
 def test_dead_features_are_at_chance(measured):
   assert measured[0.0]["accuracy"] == pytest.approx(1 / 3)
   assert measured[0.0]["standard_error"] == pytest.approx(0, abs=1e-6)

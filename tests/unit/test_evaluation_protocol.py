@@ -1,19 +1,21 @@
-"""What the protocol may see, and what its read-outs say."""
+"""What the protocol may see, and what its probes say."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 from evaluation_helpers import SIZES, blobs, rule_folder, setting
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation import protocol, provenance, runner
+from unsup_rule.evaluation import provenance, runner
 from unsup_rule.evaluation.methods import BASELINES
 from unsup_rule.evaluation.methods.fixed import KMeans
 from unsup_rule.evaluation.methods.supervised import Supervised
 from unsup_rule.evaluation.setting import Data, Inputs
 from unsup_rule.evaluation.suite import Cell
 from unsup_rule.probe import RidgeProbe, Targets
+from unsup_rule.tasks import fewshot
 
 QUICK = {**BASELINES, "supervised": lambda: Supervised(steps=(5,)), "kmeans": lambda: KMeans(4)}
 ALONE = sorted(set(QUICK) - {"prototypes"})  # which read a data set of their own
@@ -32,12 +34,12 @@ def measured(method, folder=None, **changes):
 
 
 def test_mean_and_standard_error():
-  assert protocol.mean_and_error([0.5, 0.7]) == (pytest.approx(0.6), pytest.approx(0.1))
+  assert fewshot.mean_and_error([0.5, 0.7]) == (pytest.approx(0.6), pytest.approx(0.1))
 
 
 def test_draws_hold_each_class_equally_and_no_example_twice():
   dataset = blobs("test", each=20)  # exactly enough, so every example is drawn
-  episodes, truth_DxK = protocol.draw(dataset, setting(permute=False), 0)
+  episodes, truth_DxK = fewshot.draw(dataset, setting(permute=False), 0)
   assert episodes.x_DxExP.shape == (3, 80, 36)
   for labels in (*episodes.labels_DxK, *truth_DxK):
     assert np.bincount(labels).tolist() == [10] * 4
@@ -47,22 +49,34 @@ def test_draws_hold_each_class_equally_and_no_example_twice():
     np.testing.assert_array_equal(np.unique(x_ExP, axis=0), everything)
 
 
+def test_draws_are_what_they_were():
+  """Published numbers rest on them; recorded from an earlier version."""
+  episodes, truth_DxK = fewshot.draw(blobs("test"), setting(), 1)
+  arrays = (episodes.x_DxExP, episodes.labels_DxK, truth_DxK)
+  assert [hashlib.sha256(array.tobytes()).hexdigest()[:16] for array in arrays] == [
+    "0cf8564a1011b47c",
+    "ac671fbb63959292",
+    "ac671fbb63959292",
+  ]
+  assert episodes.permutation[:6].tolist() == [22, 12, 24, 4, 28, 32]
+
+
 def test_each_seed_permutes_anew_and_alike_for_all_methods():
   dataset = blobs("test")
-  first, again, other = (protocol.draw(dataset, setting(), i)[0] for i in (0, 0, 1))
+  first, again, other = (fewshot.draw(dataset, setting(), i)[0] for i in (0, 0, 1))
   np.testing.assert_array_equal(first.x_DxExP, again.x_DxExP)
   assert sorted(first.permutation) == list(range(36))
   assert not np.array_equal(first.permutation, other.permutation)
-  natural = protocol.draw(dataset, setting(permute=False), 0)[0]
+  natural = fewshot.draw(dataset, setting(permute=False), 0)[0]
   np.testing.assert_array_equal(natural.x_DxExP[..., first.permutation], first.x_DxExP)
 
 
 def test_ridge_agrees_with_the_meta_objective():
-  episodes, truth_DxK = protocol.draw(blobs("test", labels_seed=1), setting(draws=1), 0)
+  episodes, truth_DxK = fewshot.draw(blobs("test", labels_seed=1), setting(draws=1), 0)
   features = episodes.x_DxExP[..., :7]
   probe = RidgeProbe()(features[0], Targets(episodes.labels_DxK[0]), Targets(truth_DxK[0]), 4)
-  predicted = protocol.predictions(features, episodes)["ridge"]
-  assert protocol.accuracy(predicted, truth_DxK) == pytest.approx(float(probe.accuracy_test))
+  predicted = fewshot.predictions(features, episodes)["ridge"]
+  assert fewshot.accuracy(predicted, truth_DxK) == pytest.approx(float(probe.accuracy_test))
 
 
 @pytest.mark.parametrize("name", ["untrained", "inputs", "pca", "kmeans", "supervised"])
@@ -72,25 +86,25 @@ def test_separable_classes_are_told_apart_and_shuffled_labels_give_chance(name, 
   right = measured(method, seeds=3, draws=10)[-1]
   blob_data["test"] = blobs("test", each=100, labels_seed=5)
   shuffled = measured(method, seeds=3, draws=10)[-1]
-  for readout in [r for r in protocol.READOUTS if right[r]]:
-    assert np.mean(right[readout]) > 0.9
+  for probe in [r for r in fewshot.PROBES if right[r]]:
+    assert np.mean(right[probe]) > 0.9
     # 1,200 predictions: a standard deviation of 0.0125 about chance.
-    assert abs(np.mean(shuffled[readout]) - 0.25) < 0.05
+    assert abs(np.mean(shuffled[probe]) - 0.25) < 0.05
 
 
 @pytest.mark.parametrize("name", ["supervised", "vae", "inputs"])
 def test_predictions_do_not_depend_on_query_labels(name, blob_data, monkeypatch):
   seen = []
-  monkeypatch.setattr(protocol, "accuracy", lambda predicted, _: float(seen.append(predicted) or 0))
+  monkeypatch.setattr(fewshot, "accuracy", lambda predicted, _: float(seen.append(predicted) or 0))
   measured(QUICK[name]())
   before, seen[:] = list(seen), []
-  honest = protocol.draw
+  honest = fewshot.draw
 
   def lying(*arguments):
     episodes, truth_DxK = honest(*arguments)
     return episodes, (truth_DxK + 1) % 4
 
-  monkeypatch.setattr(protocol, "draw", lying)
+  monkeypatch.setattr(fewshot, "draw", lying)
   measured(QUICK[name]())
   assert len(before) == len(seen) > 0
   for old, new in zip(before, seen, strict=True):
@@ -103,7 +117,7 @@ def test_training_uses_no_image_of_the_test_split(name, tmp_path):
   method = (
     provenance.load_rule(rule_folder(tmp_path / "rule"))[0] if name == "rule" else QUICK[name]()
   )
-  episodes, _ = protocol.draw(blobs("test"), setting(), 0)
+  episodes, _ = fewshot.draw(blobs("test"), setting(), 0)
   others = episodes.x_DxExP.copy()
   others[1:] = 1 - others[1:]
   fit = method.prepare(setting(), Inputs.of(blobs("train")))

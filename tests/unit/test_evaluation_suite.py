@@ -46,7 +46,10 @@ def test_a_theta_of_another_embedding_width_is_an_error(tmp_path):
   [
     ({"methods": ("vea",)}, "unknown method 'vea'"),
     ({"grids": [{"width": (8,)}]}, "evaluate.grids: unknown name 'width'"),
-    ({"data": ({"name": "digits", "splits": 3},)}, "may have train_split.*not 'splits'"),
+    (
+      {"data": ({"name": "digits", "splits": 3},)},
+      "unknown setting 'splits'; did you mean",
+    ),
     ({"nonlinearities": ("rellu",)}, "unknown nonlinearity 'rellu'"),
     ({"steps": (10, 5)}, r"evaluate.steps is \(10, 5\)"),
     ({"seeds": 1}, "a standard error needs at least 2"),

@@ -266,7 +266,8 @@ def trained(folder, bindings):
   """What a run of these bindings leaves, after a theta that is drawn."""
   text = gin_files.parse(
     bindings=[f"UnsupervisedRule.{name} = {value}" for name, value in SMALL.items()]
-    + ["run_train.lopt = @UnsupervisedRule()", "trainer.seed = 5", *bindings]
+    + ["run_train.lopt = @UnsupervisedRule()", "GradientLearner.theta_opt = @Adam()"]
+    + ["trainer.seed = 5", *bindings]
   )
   found = settings.read(text)
   theta = found.run.lopt.init(jax.random.PRNGKey(0))

@@ -2,7 +2,6 @@
 
 suite       what a gin file asks for, as a list of cells
 setting     one cell's data, architecture and protocol
-protocol    labelled draws, read-outs, statistics
 methods/    the rule and its baselines behind one interface
 runner      measures cells, shows progress, goes on where it was cut off
 store       finished cells on disk; provenance says where each came from

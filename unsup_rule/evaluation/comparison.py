@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from unsup_rule.evaluation.protocol import READOUTS, mean_and_error
 from unsup_rule.evaluation.setting import Data
 from unsup_rule.evaluation.store import Row
+from unsup_rule.tasks.fewshot import PROBES, mean_and_error
 
 SURE = 2.0  # standard errors that a difference must exceed to be called one
 
@@ -50,30 +50,30 @@ def succeeded(rows: Sequence[Row]) -> list[Row]:
   return [row for row in rows if row["status"] == "ok"]
 
 
-def values(row: Row, readout: str) -> list[Value]:
+def values(row: Row, probe: str) -> list[Value]:
   """Accuracies of a row in the order of steps."""
   return [
-    Value(m["step"], *mean_and_error(m[readout]), tuple(m[readout]))
+    Value(m["step"], *mean_and_error(m[probe]), tuple(m[probe]))
     for m in row["measurements"]
-    if m[readout]
+    if m[probe]
   ]
 
 
-def last(row: Row, readout: str) -> Value | None:
+def last(row: Row, probe: str) -> Value | None:
   """The accuracy after all steps, or None."""
-  found = values(row, readout)
+  found = values(row, probe)
   return found[-1] if found else None
 
 
-def best(row: Row, readout: str) -> Value | None:
+def best(row: Row, probe: str) -> Value | None:
   """The highest accuracy of any step, chosen on the very draws it is measured on."""
-  found = values(row, readout)
+  found = values(row, probe)
   return max(found, key=lambda value: value.mean) if found else None
 
 
 def reported(row: Row) -> Value:
   """What a table leads with: the last step, by ridge."""
-  value = last(row, READOUTS[0])
+  value = last(row, PROBES[0])
   assert value is not None  # Every method has features.
   return value
 

@@ -10,9 +10,9 @@ from unsup_rule import storage
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import fewshot, inside, meta_training, steps, sweeps
 from unsup_rule.evaluation.figures.style import Drawn
-from unsup_rule.evaluation.protocol import READOUT_NAMES
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Suite
+from unsup_rule.tasks.fewshot import PROBE_NAMES
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
@@ -88,7 +88,7 @@ def _summary(rows: Sequence[Row]) -> str:
   return (
     f"<p>Each number is a mean over {first['seeds']} base models, each with its own initial weights"
     f" and order of the inputs, of {first['draws']} draws of {first['examples_per_class']} labelled"
-    " examples a class from the test split, which fit a read-out, and as many others, which it "
+    " examples a class from the test split, which fit a probe, and as many others, which it "
     "predicts. Nothing but inputs of the train split is seen before, unless a method says so. "
     "± is one standard error over base models.</p>"
   )
@@ -119,31 +119,31 @@ def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
     return
   yield (
     "<p>The rule after its last step against each baseline at the baseline's best step, by the "
-    f"same read-out, paired by seed. A difference counts from {comparison.SURE:g} standard errors "
+    f"same probe, paired by seed. A difference counts from {comparison.SURE:g} standard errors "
     "on.</p>"
-    '<div class="wide"><table><tr><th>setting</th><th>read-out</th><th>the rule is better than</th>'
+    '<div class="wide"><table><tr><th>setting</th><th>probe</th><th>the rule is better than</th>'
     "<th>no sure difference</th><th>the rule is <b>worse</b> than</th></tr>"
   )
   for group in groups:
     heading = html.escape(comparison.data_label(group[0]) + _varied(group[0], rows))
-    for readout in ("ridge", "logistic"):
+    for probe in ("ridge", "logistic"):
       by_verdict: dict[str, list[str]] = {"better": [], "level": [], "worse": []}
-      for row, found in _differences(group, readout):
+      for row, found in _differences(group, probe):
         text = f"{comparison.method_label(row)} ({found.mean:+.3f})"
         by_verdict[found.verdict].append(html.escape(text))
       cells = "".join(
         f'<td class="{verdict}">{"<br>".join(names) or "&ndash;"}</td>'
         for verdict, names in by_verdict.items()
       )
-      yield f"<tr><td>{heading}</td><td>{readout}</td>{cells}</tr>"
+      yield f"<tr><td>{heading}</td><td>{probe}</td>{cells}</tr>"
   yield "</table></div>"
 
 
-def _differences(group: Sequence[Row], readout: str) -> Iterable[tuple[Row, comparison.Difference]]:
+def _differences(group: Sequence[Row], probe: str) -> Iterable[tuple[Row, comparison.Difference]]:
   rule = comparison.rule_of(group)
-  mine = None if rule is None else comparison.last(rule, readout)
+  mine = None if rule is None else comparison.last(rule, probe)
   for row in group:
-    value = comparison.best(row, readout)
+    value = comparison.best(row, probe)
     if row is not rule and mine is not None and value is not None:
       yield row, comparison.difference(mine, value)
 
@@ -158,7 +158,7 @@ def _tables(rows: Sequence[Row]) -> Iterable[str]:
     heading = comparison.data_label(group[0]) + _varied(group[0], rows)
     differences = {row["key"]: found for row, found in _differences(group, "ridge")}
     yield f"<h3>{html.escape(heading)}</h3>"
-    heads = [*READOUT_NAMES.values(), "best step, ridge", "step", "rule minus method"]
+    heads = [*PROBE_NAMES.values(), "best step, ridge", "step", "rule minus method"]
     yield (
       '<div class="wide"><table><tr><th>method</th><th class="n">steps</th>'
       + "".join(f'<th class="n">{head}</th>' for head in heads)
@@ -171,7 +171,7 @@ def _tables(rows: Sequence[Row]) -> Iterable[str]:
 
 def _table_row(row: Row, found: comparison.Difference | None) -> str:
   cells = [str(comparison.reported(row).step)]
-  cells += [_value(comparison.last(row, readout)) for readout in READOUT_NAMES]
+  cells += [_value(comparison.last(row, probe)) for probe in PROBE_NAMES]
   best = comparison.best(row, "ridge")
   cells += [_value(best), "" if best is None else str(best.step)]
   cells.append("" if found is None else f"{found.mean:+.3f} ± {found.error:.3f}")

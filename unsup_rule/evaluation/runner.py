@@ -13,18 +13,18 @@ import tqdm
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation import protocol
 from unsup_rule.evaluation.methods.base import Snapshot
 from unsup_rule.evaluation.setting import Inputs
 from unsup_rule.evaluation.store import Row, Store
 from unsup_rule.evaluation.suite import Cell
+from unsup_rule.tasks import fewshot
 
 
 def check(cells: Sequence[Cell]) -> None:
   """Loads each data set once, so that one that is missing or too small shows before any work."""
   for data, each in {(c.setting.data, c.setting.examples_per_class): None for c in cells}:
     data.load(data.train_split)
-    protocol.check(data.load(data.test_split), each)
+    fewshot.check(data.load(data.test_split), each)
 
 
 def run(cells: Sequence[Cell], store: Store, folder: pathlib.Path, provenance: Row) -> list[Row]:
@@ -55,7 +55,7 @@ def run(cells: Sequence[Cell], store: Store, folder: pathlib.Path, provenance: R
 
 
 def _cost(cell: Cell) -> float:
-  """Rough time of a seed; the constant stands for compilation and read-outs."""
+  """Rough time of a seed; the constant stands for compilation and probes."""
   return 100 + cell.method.cost(cell.setting)
 
 
@@ -89,7 +89,7 @@ def measure(
   """Fits and probes every seed.
 
   Returns:
-    For each step: "step", and lists over seeds of accuracies by read-out and of the objective;
+    For each step: "step", and lists over seeds of accuracies by probe and of the objective;
     None for what the method does not have.
   """
   setting = cell.setting
@@ -101,11 +101,11 @@ def measure(
   by_step: dict[int, dict[str, Any]] = {}
   inside: dict[str, np.ndarray] = {}
   for index in range(setting.seeds):
-    episodes, truth_DxK = protocol.draw(test, setting, index)
+    episodes, truth_DxK = fewshot.draw(test, setting, index)
     for snapshot in fit(index, episodes):
       entry = by_step.setdefault(
         snapshot.step,
-        {"step": snapshot.step, **{name: [] for name in (*protocol.READOUTS, "objective")}},
+        {"step": snapshot.step, **{name: [] for name in (*fewshot.PROBES, "objective")}},
       )
       for name, value in _scores(snapshot, episodes, truth_DxK, index).items():
         entry[name].append(value)
@@ -131,15 +131,15 @@ def arrays_path(folder: str | os.PathLike, key: str) -> pathlib.Path:
 
 
 def _scores(
-  snapshot: Snapshot, episodes: protocol.Episodes, truth_DxK: np.ndarray, index: int
+  snapshot: Snapshot, episodes: fewshot.Episodes, truth_DxK: np.ndarray, index: int
 ) -> dict[str, float]:
   try:
-    predicted = protocol.predictions(snapshot.features_DxExF, episodes)
+    predicted = fewshot.predictions(snapshot.features_DxExF, episodes)
   except FloatingPointError as error:
     raise FloatingPointError(f"{error} at step {snapshot.step}, seed {index}") from error
   if snapshot.predictions_DxK is not None:
     predicted["own"] = snapshot.predictions_DxK
-  scores = {name: protocol.accuracy(value, truth_DxK) for name, value in predicted.items()}
+  scores = {name: fewshot.accuracy(value, truth_DxK) for name, value in predicted.items()}
   if snapshot.objective is not None:
     scores["objective"] = snapshot.objective
   return scores

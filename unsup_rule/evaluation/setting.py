@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,45 +9,25 @@ import numpy as np
 from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.tasks.sources import DatasetSpec
+from unsup_rule.tasks.sources import ExamplesSpec
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data(ExamplesSpec):
   """A data set and what of it is used.
 
   Attributes:
-    name: as `unsup_rule.data.load` knows it.
     train_split: inputs that base models are trained on, without their labels.
     test_split: labelled and query examples are drawn from it.
     resolution: pixels a side; None for the set's own.
-    classes: classes to use, by number; () for all.
-    grey: whether colours are averaged away.
-    words: what a text is to the model: "presence" of each word, or "counts" of it.
   """
 
-  name: str
   train_split: str = "train"
   test_split: str = "test"
   resolution: int | None = None
-  classes: tuple[int, ...] = ()
-  grey: bool = False
-  words: str = "presence"
-
-  @classmethod
-  def from_settings(cls, settings: "str | Mapping[str, Any]") -> "Data":
-    """Reads a name alone, or a dictionary of the attributes."""
-    settings = {"name": settings} if isinstance(settings, str) else dict(settings)
-    known = [field.name for field in dataclasses.fields(cls)]
-    unknown = sorted(set(settings) - set(known))
-    if unknown or "name" not in settings:
-      raise UnsupRuleError(
-        f"evaluate: the data set {settings} needs a name, and may have {', '.join(known[1:])}"
-        + (f", but not {unknown[0]!r}" if unknown else "")
-      )
-    return cls(**{**settings, "classes": tuple(settings.get("classes", ()))})
 
   def __post_init__(self):
+    super().__post_init__()
     if self.train_split == self.test_split:
       raise UnsupRuleError(
         f"data set {self.name!r}: split {self.test_split!r} would be trained and tested on; give "
@@ -65,10 +44,7 @@ class Data:
 
   def load(self, split: str) -> Dataset:
     """Loads the examples of a split."""
-    data_set = DatasetSpec(
-      self.name, split=split, classes=self.classes, grey=self.grey, words=self.words
-    )
-    return data_set.load(self.resolution)
+    return self.examples(split, self.resolution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +117,6 @@ class Setting:
   def mlp(self, n_inputs: int) -> MLP:
     """The base model."""
     return MLP(n_inputs, (self.width,) * self.hidden_layers, self.n_outputs, self.nonlinearity)
-
-  def permutation(self, index: int, n_inputs: int) -> np.ndarray:
-    """Order of the inputs for seed number `index`, int32 [P]."""
-    if not self.permute:
-      return np.arange(n_inputs, dtype=np.int32)
-    return np.random.default_rng([self.seed, index, 1]).permutation(n_inputs).astype(np.int32)
 
   def as_dict(self) -> dict[str, Any]:
     """Plain values, as they come back from JSON."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation.protocol import READOUTS, mean_and_error
+from unsup_rule.tasks.fewshot import PROBES, mean_and_error
 
 Row = dict[str, Any]
 
@@ -76,7 +76,7 @@ class Store:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-  """Writes a line for each cell, step and read-out; for a failed cell, one with the reason."""
+  """Writes a line for each cell, step and probe; for a failed cell, one with the reason."""
   table = []
   for row in rows:
     identity, provenance = row["identity"], row["provenance"]
@@ -94,10 +94,10 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     }
     tail = {**provenance, "seconds": row["seconds"], "cell": row["key"]}
     lines = [
-      {"step": m["step"], "objective": m["objective"], **_summary(readout, m[readout])}
+      {"step": m["step"], "objective": m["objective"], **_summary(probe, m[probe])}
       for m in row["measurements"]
-      for readout in READOUTS
-      if m[readout]
+      for probe in PROBES
+      if m[probe]
     ]
     table += [{**common, **line, **tail} for line in lines or [{}]]
   columns = list(dict.fromkeys(name for line in table for name in line))
@@ -110,10 +110,10 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
   storage.write_text(path, text.getvalue())
 
 
-def _summary(readout: str, values: Sequence[float]) -> dict[str, Any]:
+def _summary(probe: str, values: Sequence[float]) -> dict[str, Any]:
   mean, error = mean_and_error(values)
   return {
-    "readout": readout,
+    "readout": probe,
     "accuracy": repr(mean),
     "standard_error": repr(error),
     "accuracy_by_seed": " ".join(map(repr, values)),

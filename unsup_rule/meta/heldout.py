@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.meta import gin_files
-from unsup_rule.probe import RidgeProbe
 from unsup_rule.rule.mlp import MLP
+from unsup_rule.tasks import fewshot
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import DatasetSpec, check_disjoint
 
@@ -55,10 +55,11 @@ class HeldOut:
     keys = jax.random.split(jax.random.PRNGKey(self.seed), self.seeds)
     measure = _compiled(self, learned_opt)
     before, after = np.stack([np.asarray(measure(theta, key)) for key in keys]).T
+    mean, error = fewshot.mean_and_error(after)
     return {
-      "accuracy": float(after.mean()),
-      "standard_error": float(after.std(ddof=1) / np.sqrt(self.seeds)),
-      "untrained_accuracy": float(before.mean()),
+      "accuracy": mean,
+      "standard_error": error,
+      "untrained_accuracy": fewshot.mean_and_error(before)[0],
     }
 
   def _measure(self, learned_opt: Any, theta: Any, key: jax.Array) -> jax.Array:
@@ -72,7 +73,8 @@ class HeldOut:
     def accuracy(params):
       def draw(key):
         x, fit, query = test.labelled(task_params, key)
-        return RidgeProbe()(mlp.features(params, x), fit, query, test.max_ways).accuracy_test
+        predicted_K = fewshot.ridge(mlp.features(params, x), fit.labels, test.max_ways)
+        return jnp.mean((predicted_K == query.labels).astype(jnp.float32))
 
       return jnp.mean(jax.lax.map(draw, jax.random.split(draw_key, self.draws)))
 

@@ -1,10 +1,10 @@
-"""Data sets as gin files name them: what is loaded, and what problems are made of it."""
+"""Data sets as gin files name them: what is loaded, and what tasks are made of it."""
 
 import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,66 +18,45 @@ _DISJOINT_SPLITS = ("glyphs", "silhouettes")  # no typeface, no family of shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class DatasetSpec:
-  """One line of a gin file's list of data sets.
+class ExamplesSpec:
+  """Which examples: a data set, and what of it.
 
   Attributes:
     name: as `unsup_rule.data.load` knows it: "glyphs", "silhouettes", or a name of TensorFlow
       Datasets.
-    split: its split.
     classes: classes to use, by number; () for all.
-    ways: numbers of classes a problem may have, each as likely; () for all of the classes.
-    weight: relative frequency of problems from this set.
-    resolutions: sides of the resized images, one drawn a task family; () for the set's own.
     grey: whether colours are averaged away.
     words: what a text is to the model: "presence" of each word (0 or 1, the range of an image's
       pixels), or "counts" of it, which reach tens and in which the longest texts prevail.
-    rotation, shift, noise, thickness, shading: see `Augmentation`.
-    rotation_probability, shift_probability, noise_probability: see `Augmentation`.
-    thickness_probability, shading_probability: see `Augmentation`.
   """
 
   name: str
-  split: str = "train"
+  _: dataclasses.KW_ONLY
   classes: tuple[int, ...] = ()
-  ways: tuple[int, ...] = ()
-  weight: float = 1.0
-  resolutions: tuple[int, ...] = ()
   grey: bool = False
   words: str = "presence"
-  rotation: float = 0.0
-  shift: float = 0.0
-  noise: float = 0.0
-  thickness: float = 0.0
-  shading: float = 0.0
-  rotation_probability: float = 1.0
-  shift_probability: float = 1.0
-  noise_probability: float = 1.0
-  thickness_probability: float = 1.0
-  shading_probability: float = 1.0
 
   def __post_init__(self):
-    for field in ("classes", "ways", "resolutions"):
+    self._as_numbers("classes")
+    if self.words not in _WORDS:
+      raise UnsupRuleError(
+        f"data set {self.name!r}: words is {self.words!r}; choose one of {', '.join(_WORDS)}"
+      )
+
+  def _as_numbers(self, *fields: str) -> None:
+    """Makes tuples of lists of whole numbers, as gin and JSON give them."""
+    for field in fields:
       value = getattr(self, field)
       if not isinstance(value, (tuple, list)) or not all(isinstance(v, int) for v in value):
         raise UnsupRuleError(
           f"data set {self.name!r}: {field} is {value!r}; give a list of whole numbers"
         )
       object.__setattr__(self, field, tuple(value))
-    if self.words not in _WORDS:
-      raise UnsupRuleError(
-        f"data set {self.name!r}: words is {self.words!r}; choose one of {', '.join(_WORDS)}"
-      )
-    self.augmentation  # noqa: B018  Its values are checked when it is made.
-    if not self.weight > 0:
-      raise UnsupRuleError(
-        f"data set {self.name!r}: weight is {self.weight}; give a positive number"
-      )
 
   @classmethod
-  def from_settings(cls, settings: "str | Mapping[str, Any] | DatasetSpec") -> "DatasetSpec":
+  def from_settings(cls, settings: "str | Mapping[str, Any] | Self") -> Self:
     """Reads a name alone, or a dictionary of the attributes."""
-    if isinstance(settings, DatasetSpec):
+    if isinstance(settings, cls):
       return settings
     if isinstance(settings, str):
       settings = {"name": settings}
@@ -91,13 +70,65 @@ class DatasetSpec:
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it may have {', '.join(known)}"
         raise UnsupRuleError(f"data set {settings['name']!r} has an unknown setting {key!r}{hint}")
-    for key in ("classes", "ways", "resolutions"):
-      if key in settings and not settings[key] and settings[key] != 0:
-        raise UnsupRuleError(
-          f"data set {settings['name']!r}: {key} is empty; give at least one number, or leave "
-          "it out"
-        )
     return cls(**settings)
+
+  def examples(self, split: str, resolution: int | None) -> Dataset:
+    """Loads those of a split; images at `resolution` pixels a side, or the set's own."""
+    dataset = load(self.name, split, resolution=resolution, grey=self.grey)
+    if self.words == "presence" and not dataset.is_image and dataset.images.dtype == np.uint8:
+      dataset = dataclasses.replace(dataset, images=np.minimum(dataset.images, 1))
+    return dataset.select_classes(self.classes) if self.classes else dataset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec(ExamplesSpec):
+  """One line of a gin file's list of data sets: examples, and the tasks that are made of them.
+
+  Attributes:
+    split: its split.
+    ways: numbers of classes a task may have, each as likely; () for all of the classes.
+    weight: relative frequency of tasks from this set.
+    resolutions: sides of the resized images, one drawn a task family; () for the set's own.
+    rotation, shift, noise, thickness, shading: see `Augmentation`.
+    rotation_probability, shift_probability, noise_probability: see `Augmentation`.
+    thickness_probability, shading_probability: see `Augmentation`.
+  """
+
+  split: str = "train"
+  ways: tuple[int, ...] = ()
+  weight: float = 1.0
+  resolutions: tuple[int, ...] = ()
+  rotation: float = 0.0
+  shift: float = 0.0
+  noise: float = 0.0
+  thickness: float = 0.0
+  shading: float = 0.0
+  rotation_probability: float = 1.0
+  shift_probability: float = 1.0
+  noise_probability: float = 1.0
+  thickness_probability: float = 1.0
+  shading_probability: float = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    self._as_numbers("ways", "resolutions")
+    self.augmentation  # noqa: B018  Its values are checked when it is made.
+    if not self.weight > 0:
+      raise UnsupRuleError(
+        f"data set {self.name!r}: weight is {self.weight}; give a positive number"
+      )
+
+  @classmethod
+  def from_settings(cls, settings: "str | Mapping[str, Any] | Self") -> Self:
+    """Reads a name alone, or a dictionary of the attributes, in which no list is empty."""
+    if isinstance(settings, Mapping):
+      for key in ("classes", "ways", "resolutions"):
+        if key in settings and not settings[key] and settings[key] != 0:
+          raise UnsupRuleError(
+            f"data set {settings.get('name')!r}: {key} is empty; give at least one number, or "
+            "leave it out"
+          )
+    return super().from_settings(settings)
 
   @property
   def augmentation(self) -> Augmentation:
@@ -107,25 +138,22 @@ class DatasetSpec:
 
   def load(self, resolution: int | None = None) -> Dataset:
     """Loads the examples."""
-    dataset = load(self.name, self.split, resolution=resolution, grey=self.grey)
-    if self.words == "presence" and not dataset.is_image and dataset.images.dtype == np.uint8:
-      dataset = dataclasses.replace(dataset, images=np.minimum(dataset.images, 1))
-    return dataset.select_classes(self.classes) if self.classes else dataset
+    return self.examples(self.split, resolution)
 
   def source(self, resolution: int | None = None, weight: float | None = None) -> "Source":
-    """The problems made from it at one resolution."""
+    """The tasks made from it at one resolution."""
     dataset = self.load(resolution)
     return Source(dataset, self.ways, self.weight if weight is None else weight, self.augmentation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-  """Examples, and the problems made from them.
+  """Examples, and the tasks made from them.
 
   Attributes:
     dataset: the examples.
-    ways: numbers of classes a problem may have, each as likely; () for all classes.
-    weight: relative frequency of problems from this source.
+    ways: numbers of classes a task may have, each as likely; () for all classes.
+    weight: relative frequency of tasks from this source.
     augmentation: of its tasks.
   """
 

@@ -27,7 +27,7 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
       "few_shot",
       "Few-shot accuracy",
       "Share of right answers after the last training step, mean and one standard error over "
-      "seeds. Filled: ridge read-out; hollow: logistic regression. Further right is better; the "
+      "seeds. Filled: ridge probe; hollow: logistic regression. Further right is better; the "
       "dashed line marks the rule, so that every method right of it does better than the rule.",
       style.to_png(figure),
     )
@@ -40,8 +40,8 @@ def _panel(axes, group: Sequence[Row]) -> None:
   if rule is not None:
     axes.axvline(comparison.reported(rule).mean, color=style.colour("rule"), ls="--", lw=0.8)
   for y, row in enumerate(group):
-    for readout, marker, shift in (("ridge", None, 0.12), ("logistic", "white", -0.12)):
-      value = comparison.last(row, readout)
+    for probe, marker, shift in (("ridge", None, 0.12), ("logistic", "white", -0.12)):
+      value = comparison.last(row, probe)
       if value is not None:
         axes.errorbar(
           value.mean,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
-from unsup_rule.evaluation.protocol import mean_and_error
 from unsup_rule.evaluation.store import Row
+from unsup_rule.tasks.fewshot import mean_and_error
 
 ABSENT = "Accuracy and loss against training steps: no method was measured at three steps or more."
 _FEWEST_STEPS = 3
@@ -51,7 +51,7 @@ def _accuracies(rows: Sequence[Row]) -> list[style.Drawn]:
     style.Drawn(
       "steps",
       "Accuracy against training steps",
-      "Mean and one standard error over seeds of few-shot accuracy by the ridge read-out. A curve "
+      "Mean and one standard error over seeds of few-shot accuracy by the ridge probe. A curve "
       "that falls again has trained for too long: a rule that stays good is flat to the right.",
       style.to_png(figure),
     )

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unsup_rule.evaluation.protocol import Episodes
 from unsup_rule.evaluation.setting import Inputs, Setting
+from unsup_rule.tasks.fewshot import Episodes
 
 
 class Snapshot(NamedTuple):

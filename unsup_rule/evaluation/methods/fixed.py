@@ -8,8 +8,8 @@ import gin
 import numpy as np
 
 from unsup_rule.evaluation.methods import base
-from unsup_rule.evaluation.protocol import Episodes
 from unsup_rule.evaluation.setting import Inputs, Setting
+from unsup_rule.tasks.fewshot import Episodes, permutation_of
 
 _FITTED_ON = 10_000  # inputs drawn afresh for each seed
 
@@ -26,7 +26,7 @@ class Pixels:
     return _measured_once(lambda index, x_NxP: x_NxP)
 
   def cost(self, setting: Setting) -> float:
-    """Nothing but read-outs, of many features."""
+    """Nothing but probes, of many features."""
     return 50.0
 
 
@@ -106,7 +106,7 @@ def _sample(inputs: Inputs, setting: Setting, index: int) -> np.ndarray:
   n, p = inputs.values_NxP.shape
   rows_N = np.sort(random.choice(n, min(n, _FITTED_ON), replace=False))
   sample_NxP = inputs.values_NxP[rows_N].astype(np.float32) * np.float32(inputs.scale)
-  return sample_NxP[:, setting.permutation(index, p)]
+  return sample_NxP[:, permutation_of(setting, index, p)]
 
 
 def _measured_once(embed: Callable[[int, np.ndarray], np.ndarray]) -> base.Fit:

@@ -13,10 +13,10 @@ import optax
 from unsup_rule.data import load
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods import base
-from unsup_rule.evaluation.protocol import Episodes
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.probe import Targets
 from unsup_rule.rule.mlp import MLP
+from unsup_rule.tasks.fewshot import Episodes
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source
 

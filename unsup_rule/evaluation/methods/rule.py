@@ -59,7 +59,7 @@ class Untrained:
   """The base model as drawn: the same weights that the rule starts from."""
 
   label = "random initialisation"
-  about = "the untrained base model with a trained read-out"
+  about = "the untrained base model with a trained probe"
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Measures step 0 alone."""
@@ -74,5 +74,5 @@ class Untrained:
     )
 
   def cost(self, setting: Setting) -> float:
-    """Nothing but read-outs."""
+    """Nothing but probes."""
     return 0.0

@@ -11,8 +11,8 @@ import optax
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.methods.autoencoders import dense, dense_init
-from unsup_rule.evaluation.protocol import Episodes
 from unsup_rule.evaluation.setting import Inputs, Setting
+from unsup_rule.tasks.fewshot import Episodes
 
 
 @gin.configurable(module="unsup_rule")

@@ -1,4 +1,7 @@
-"""The few-shot protocol: labelled draws from the test split, read-outs, statistics.
+"""The few-shot protocol: episodes, the probes that are fitted in them, statistics over seeds.
+
+`evaluate`, held-out measurements and populations all go by it. An episode has labelled examples and
+as many query examples of each class; a probe is fitted to the former and predicts the latter.
 
 Shape legend: D draws, K labelled examples of a draw, E = 2K all of its examples, P inputs,
 F features.
@@ -8,6 +11,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +19,42 @@ import numpy as np
 
 from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation.setting import Setting
 from unsup_rule.probe import RidgeProbe, Targets, ridge_weights
 
-READOUTS = ("ridge", "logistic", "own")  # "own": predictions of the method itself, if it makes any
-READOUT_NAMES = {
+PROBES = ("ridge", "logistic", "own")  # "own": predictions of the method itself, if it makes any
+PROBE_NAMES = {
   "ridge": "ridge, factor 0.1",
   "logistic": "logistic regression, C = 1",
   "own": "the method's own output",
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Episodes:
-  """All that a method may see of one seed's draws: the labels of the query half are not in it.
+class Setting(Protocol):
+  """What a seed's episodes depend on, beside the data.
 
   Attributes:
-    x_DxExP: inputs, permuted and scaled: in each draw K labelled examples, then K query examples.
+    draws: episodes of a seed.
+    examples_per_class: labelled examples of a class in an episode; as many again are predicted.
+    seed: of everything random.
+    permute: whether each seed shuffles the inputs by a permutation of its own.
+  """
+
+  @property
+  def draws(self) -> int: ...
+  @property
+  def examples_per_class(self) -> int: ...
+  @property
+  def seed(self) -> int: ...
+  @property
+  def permute(self) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+  """All that a method may see of one seed's episodes: the labels of the query half are not in it.
+
+  Attributes:
+    x_DxExP: inputs, permuted and scaled: in each episode K labelled, then K query examples.
     labels_DxK: classes of the labelled half.
     n_ways: number of classes.
     permutation: of the inputs, [P].
@@ -70,7 +93,7 @@ def draw(dataset: Dataset, setting: Setting, index: int) -> tuple[Episodes, np.n
       for start, count in zip(dataset.starts, dataset.counts, strict=True)
     ]
     rows_E[:] = np.concatenate([c[:each] for c in chosen] + [c[each:] for c in chosen])
-  permutation = setting.permutation(index, dataset.n_inputs)
+  permutation = permutation_of(setting, index, dataset.n_inputs)
   x = dataset.images.reshape(len(dataset), -1)[rows_DxE][:, :, permutation]
   labels_DxE = dataset.labels[rows_DxE]
   episodes = Episodes(
@@ -79,8 +102,15 @@ def draw(dataset: Dataset, setting: Setting, index: int) -> tuple[Episodes, np.n
   return episodes, labels_DxE[:, n * each :]
 
 
+def permutation_of(setting: Setting, index: int, n_inputs: int) -> np.ndarray:
+  """Order of the inputs for seed number `index`, int32 [P]."""
+  if not setting.permute:
+    return np.arange(n_inputs, dtype=np.int32)
+  return np.random.default_rng([setting.seed, index, 1]).permutation(n_inputs).astype(np.int32)
+
+
 def predictions(features_DxExF: np.ndarray, episodes: Episodes) -> dict[str, np.ndarray]:
-  """Classes of the query half [D, K] by each read-out, fitted on the labelled half.
+  """Classes of the query half [D, K] by each probe, fitted on the labelled half.
 
   Raises:
     FloatingPointError: the features are not finite.
@@ -99,18 +129,17 @@ def accuracy(predicted_DxK: np.ndarray, truth_DxK: np.ndarray) -> float:
   return float(np.mean(predicted_DxK == truth_DxK))
 
 
+def ridge(features_ExF: jax.Array, labels_K: jax.Array, n_ways: int) -> jax.Array:
+  """Classes of the query half [K] by the ridge probe of the meta-objective."""
+  probe, k = RidgeProbe(), labels_K.shape[0]
+  a_ExF = jnp.concatenate([features_ExF, jnp.ones_like(features_ExF[:, :1])], axis=1)
+  y_KxW = probe.encode(Targets(labels_K), n_ways)
+  return jnp.argmax(a_ExF[k:] @ ridge_weights(a_ExF[:k], y_KxW, probe.ridge_factor), axis=1)
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _ridge(features_DxExF: jax.Array, labels_DxK: jax.Array, n_ways: int) -> jax.Array:
-  probe = RidgeProbe()
-  k = labels_DxK.shape[1]
-
-  def predict(draw):
-    features_ExF, labels_K = draw
-    a_ExF = jnp.concatenate([features_ExF, jnp.ones_like(features_ExF[:, :1])], axis=1)
-    y_KxW = probe.encode(Targets(labels_K), n_ways)
-    return jnp.argmax(a_ExF[k:] @ ridge_weights(a_ExF[:k], y_KxW, probe.ridge_factor), axis=1)
-
-  return jax.lax.map(predict, (features_DxExF, labels_DxK))
+  return jax.lax.map(lambda draw: ridge(*draw, n_ways), (features_DxExF, labels_DxK))
 
 
 def _logistic(features_DxExF: np.ndarray, labels_DxK: np.ndarray) -> np.ndarray:
