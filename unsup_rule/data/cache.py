@@ -28,7 +28,7 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Datas
     build: makes the dataset.
   """
   folder = storage.cache_folder() if folder is None else pathlib.Path(folder).expanduser()
-  path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.dataset"
+  path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
   try:
     return _read(path)
   except (FileNotFoundError, NotADirectoryError):
