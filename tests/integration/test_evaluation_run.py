@@ -151,7 +151,7 @@ def test_a_cell_that_fails_is_reported_and_tried_again(tmp_path, capsys):
   ("bindings", "message"),
   [
     (["evaluate.method=()"], "did you mean 'methods'"),
-    (["evaluate.examples_per_class=60"], "a draw needs 120"),
+    (["evaluate.examples_per_class=60"], "fewer than the 120 needed"),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, bindings, message):

@@ -161,7 +161,7 @@ def test_features_that_are_not_finite_are_named(blob_data):
 
 def test_too_few_test_examples_is_an_error_that_names_the_class(blob_data):
   blob_data["test"] = blobs("test", each=19)
-  with pytest.raises(UnsupRuleError, match=r"19 examples of class '0', but a draw needs 20"):
+  with pytest.raises(UnsupRuleError, match=r"19 examples of class '0', fewer than the 20 needed"):
     runner.check([Cell("x", BASELINES["inputs"](), setting(), {})])
 
 

@@ -28,12 +28,8 @@ CORE_NEEDS = {"jax", "numpy", "sklearn", "tqdm"}
 # What is still to be moved.
 UPWARDS = {
   ("weights/pretrained.py", "plugin"),
-  ("weights/run_folder.py", "meta"),
 }
-BEYOND_ARRAYS = {
-  ("weights/run_folder.py", "flax"),
-  ("weights/run_folder.py", "msgpack"),
-}
+BEYOND_ARRAYS = {}
 REPLACING = {
   "data/tfds_source.py",
 }

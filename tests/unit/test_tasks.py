@@ -175,7 +175,7 @@ def test_several_sources_by_weight(strict):
     (lambda: TaskSampler([source()], batch_size=1), "batch_size 1: batch normalisation needs"),
     (
       lambda: TaskSampler([source((5, 12))], 4, examples_per_class=3),
-      "numbers .train. has only 5 examples of class 'class 0', the probe draws 6; lower",
+      "'train' has 5 examples of class 'class 0', fewer than the 6 needed: lower",
     ),
     (
       lambda: TaskSampler([source(), source(shape=(4, 1, 1), name="tall")], 4, 2),

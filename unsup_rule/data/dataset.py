@@ -202,8 +202,8 @@ class Dataset:
     if self.counts[smallest] < minimum:
       raise UnsupRuleError(
         f"data set {self.name!r}, split {self.split!r} has {self.counts[smallest]} examples of "
-        f"class {self.class_names[smallest]!r}, fewer than the {minimum} needed: lower the number "
-        "of labelled examples a class, or leave the class out"
+        f"class {self.class_names[smallest]!r}, fewer than the {minimum} needed: lower "
+        "examples_per_class, or leave the class out"
       )
 
   def as_grey(self) -> "Dataset":

@@ -24,7 +24,7 @@ def check(cells: Sequence[Cell]) -> None:
   """Loads each data set once, so that one that is missing or too small shows before any work."""
   for data, each in {(c.setting.data, c.setting.examples_per_class): None for c in cells}:
     data.load(data.train_split)
-    fewshot.check(data.load(data.test_split), each)
+    data.load(data.test_split).require_per_class(2 * each)
 
 
 def run(cells: Sequence[Cell], store: Store, folder: pathlib.Path, provenance: Row) -> list[Row]:

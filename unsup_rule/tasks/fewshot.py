@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.data import Dataset
-from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import RidgeProbe, Targets, ridge_weights
 
 PROBES = ("ridge", "logistic", "own")  # "own": predictions of the method itself, if it makes any
@@ -66,24 +65,13 @@ class Episodes:
   permutation: np.ndarray
 
 
-def check(dataset: Dataset, examples_per_class: int) -> None:
-  """Raises unless every class has enough examples for both halves of a draw."""
-  smallest = int(np.argmin(dataset.counts))
-  if dataset.counts[smallest] < 2 * examples_per_class:
-    raise UnsupRuleError(
-      f"data set {dataset.name!r}, split {dataset.split!r} has {dataset.counts[smallest]} "
-      f"examples of class {dataset.class_names[smallest]!r}, but a draw needs "
-      f"{2 * examples_per_class}; lower evaluate.examples_per_class or leave that class out"
-    )
-
-
 def draw(dataset: Dataset, setting: Setting, index: int) -> tuple[Episodes, np.ndarray]:
   """Draws seed number `index`'s examples, the same for every method.
 
   Returns:
     The episodes, and the classes of the query half [D, K], which are for `accuracy` alone.
   """
-  check(dataset, setting.examples_per_class)
+  dataset.require_per_class(2 * setting.examples_per_class)
   random = np.random.default_rng([setting.seed, index, 2])
   n, each = dataset.n_classes, setting.examples_per_class
   rows_DxE = np.empty((setting.draws, 2 * n * each), np.int64)

@@ -1,12 +1,13 @@
-"""Few-shot problems drawn on the device from datasets in memory: which classes, which permutation.
+"""Few-shot tasks drawn on the device from datasets in memory: which classes, which permutation.
 
-Everything random is a function of a key, so a stream of problems and batches is resumed by resuming
+Everything random is a function of a key, so a stream of tasks and batches is resumed by resuming
 its key, and nothing crosses from the host while a truncation runs.
 
 Shape legend: B unlabelled examples, K labelled examples a side, P = n_0 inputs, W ways.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from unsup_rule import prng
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import Targets
 from unsup_rule.tasks.augment import KINDS, N_TARGETS, AugmentationParams, augment
@@ -45,9 +47,9 @@ class TaskSampler:
   Args:
     sources: data sets; all of one image shape.
     batch_size: B, unlabelled examples of an inner step.
-    examples_per_class: labelled examples of a class on each side of the probe. A problem of fewer
+    examples_per_class: labelled examples of a class on each side of the probe. A task of fewer
       ways than the largest gets more a class, so that shapes stay fixed.
-    permute: draw one permutation of the inputs for each problem, or for this share of them.
+    permute: draw one permutation of the inputs for each task, or for this share of them.
   """
 
   def __init__(
@@ -58,62 +60,25 @@ class TaskSampler:
     permute: float = True,
   ):
     self.sources = tuple(sources)
-    if not self.sources:
-      raise UnsupRuleError("no data source given; name at least one in task_distribution.sources")
-    datasets = [source.dataset for source in self.sources]
-    for dataset in datasets[1:]:
-      if dataset.shape != datasets[0].shape or dataset.scale != datasets[0].scale:
-        raise UnsupRuleError(
-          f"{dataset.name} has inputs {dataset.shape} but {datasets[0].name} has "
-          f"{datasets[0].shape}; sources of one family need one shape and scale: "
-          "set a common resolution and grey"
-        )
-    if batch_size < 2:
-      raise UnsupRuleError(
-        f"batch_size {batch_size}: batch normalisation needs at least 2 examples; use 32 or more"
-      )
-    if not 0 <= permute <= 1:
-      raise UnsupRuleError(f"permute is {permute}; give a share from 0 to 1")
+    _check(self.sources, batch_size, permute)
     self.batch_size = batch_size
     self.permute = permute
-    self.shape = datasets[0].shape
-    self.n_inputs = datasets[0].n_inputs
+    self.shape = self.sources[0].dataset.shape
+    self.n_inputs = self.sources[0].dataset.n_inputs
     self.max_ways = max(max(source.ways) for source in self.sources)
     self.n_labelled = examples_per_class * self.max_ways
     for source in self.sources:
-      dataset, needed = source.dataset, 2 * -(-self.n_labelled // min(source.ways))
-      if dataset.counts.min() < needed:
-        name = dataset.class_names[int(np.argmin(dataset.counts))]
-        raise UnsupRuleError(
-          f"{dataset.name} ({dataset.split}) has only {dataset.counts.min()} examples of class "
-          f"{name!r}, the probe draws {needed}; lower examples_per_class or leave that class out"
-        )
-    augmentations = np.array([source.augmentation.largest for source in self.sources])
-    self.kinds = frozenset(kind for i, kind in enumerate(KINDS) if augmentations[:, i].any())
+      source.dataset.require_per_class(2 * -(-self.n_labelled // min(source.ways)))
+    largest = np.array([source.augmentation.largest for source in self.sources])
+    self.kinds = frozenset(kind for i, kind in enumerate(KINDS) if largest[:, i].any())
     self.n_targets = N_TARGETS if self.kinds & {"rotation", "shift", "noise"} else 0
-
-    first_rows = np.cumsum([0] + [len(dataset) for dataset in datasets[:-1]])
-    first_classes = np.cumsum([0] + [dataset.n_classes for dataset in datasets[:-1]])
-    choices = np.zeros((len(datasets), max(len(source.ways) for source in self.sources)), np.int32)
-    for row, source in zip(choices, self.sources, strict=True):
-      row[: len(source.ways)] = source.ways
+    self._images = jnp.asarray(np.concatenate([source.dataset.images for source in self.sources]))
+    self._scale = self.sources[0].dataset.scale
+    self._classes = _Classes.of([source.dataset for source in self.sources])
+    self._ways = _Ways.of(self.sources)
     weights = np.array([source.weight for source in self.sources], np.float64)
-    self._images = jnp.asarray(np.concatenate([dataset.images for dataset in datasets]))
-    self._scale = datasets[0].scale
-    self._starts = jnp.asarray(
-      np.concatenate(
-        [dataset.starts + row for dataset, row in zip(datasets, first_rows, strict=True)]
-      ),
-      jnp.int32,
-    )
-    self._counts = jnp.asarray(np.concatenate([dataset.counts for dataset in datasets]), jnp.int32)
-    self._strides = jnp.asarray(_strides(np.concatenate([dataset.counts for dataset in datasets])))
-    self._first_class = jnp.asarray(first_classes, jnp.int32)
-    self._n_classes = jnp.asarray([dataset.n_classes for dataset in datasets], jnp.int32)
-    self._choices = jnp.asarray(choices)
-    self._n_choices = jnp.asarray([len(source.ways) for source in self.sources], jnp.int32)
     self._log_weights = jnp.asarray(np.log(weights / weights.sum()), jnp.float32)
-    self._augmentations = jnp.asarray(augmentations, jnp.float32)
+    self._augmentations = jnp.asarray(largest, jnp.float32)
     self._augmentation_probabilities = jnp.asarray(
       [source.augmentation.probabilities for source in self.sources], jnp.float32
     )
@@ -129,7 +94,7 @@ class TaskSampler:
     return self._images.nbytes
 
   def class_names(self, task_params: TaskParams) -> list[str]:
-    """Names of the classes of a problem, by label."""
+    """Names of the classes of a task, by label."""
     names = [name for source in self.sources for name in source.dataset.class_names]
     return [names[c] for c in np.asarray(task_params.classes)[: int(task_params.ways)]]
 
@@ -137,11 +102,11 @@ class TaskSampler:
     """Draws a task: source, ways, classes, permutation, augmentation."""
     source_key, ways_key, class_key, permutation_key, augmentation_key = prng.split(key, 5)
     source = jax.random.categorical(source_key, self._log_weights)
-    choice = prng.integers(ways_key, (), self._n_choices[source])
+    choice = prng.integers(ways_key, (), self._ways.number[source])
     most = int(max(source.dataset.n_classes for source in self.sources))
     lottery = prng.uniform(class_key, (most,))
-    lottery = jnp.where(jnp.arange(most) < self._n_classes[source], lottery, 2.0)
-    classes = self._first_class[source] + jnp.argsort(lottery)[: self.max_ways]
+    lottery = jnp.where(jnp.arange(most) < self._classes.number[source], lottery, 2.0)
+    classes = self._classes.first[source] + jnp.argsort(lottery)[: self.max_ways]
     # One key a kind beyond the first three, which keep the draws that recorded runs had.
     lots = [prng.uniform(augmentation_key, (3,))]
     lots += [
@@ -150,7 +115,7 @@ class TaskSampler:
     drawn = jnp.concatenate(lots) < self._augmentation_probabilities[source]
     return TaskParams(
       source=source,
-      ways=self._choices[source, choice],
+      ways=self._ways.choices[source, choice],
       classes=classes.astype(jnp.int32),
       permutation=self._permutation(permutation_key),
       augmentation=AugmentationParams(*jnp.where(drawn, self._augmentations[source], 0.0)),
@@ -167,7 +132,7 @@ class TaskSampler:
     return jnp.where(prng.uniform(jax.random.fold_in(key, 0)) < self.permute, drawn, own)
 
   def unlabelled(self, task_params: TaskParams, key: jax.Array) -> jax.Array:
-    """B examples of the problem's classes, all equally likely: [B, P]."""
+    """B examples of the task's classes, all equally likely: [B, P]."""
     label_key, example_key = prng.split(key)
     labels_B = prng.integers(label_key, (self.batch_size,), task_params.ways)
     return self._examples(task_params, labels_B, example_key)[0]
@@ -188,12 +153,12 @@ class TaskSampler:
     """One random example for each label: inputs [len, P] and augmentation targets [len, 0 or 5]."""
     row_key, augment_key = prng.split(key)
     classes = task_params.classes[labels]
-    counts = self._counts[classes]
+    counts = self._classes.counts[classes]
     if distinct:
       offsets = self._distinct_offsets(task_params, labels, row_key)
     else:
       offsets = _random_below(row_key, counts)
-    rows = self._starts[classes] + offsets
+    rows = self._classes.starts[classes] + offsets
     images = self._images[rows].astype(jnp.float32) * self._scale
     targets = jnp.zeros((labels.shape[0], 0))
     if self.kinds:
@@ -210,16 +175,87 @@ class TaskSampler:
     The j-th example of a class is number (start + j stride) mod count, start and stride random.
     """
     start_key, stride_key = prng.split(key)
-    counts_W = self._counts[task_params.classes]
+    counts_W = self._classes.counts[task_params.classes]
     starts_W = _random_below(start_key, counts_W)
-    column_W = prng.integers(stride_key, counts_W.shape, self._strides.shape[1])
-    strides_W = self._strides[task_params.classes, column_W]
+    column_W = prng.integers(stride_key, counts_W.shape, self._classes.strides.shape[1])
+    strides_W = self._classes.strides[task_params.classes, column_W]
     one_hot = jax.nn.one_hot(labels, self.max_ways, dtype=jnp.int32)
     rank = jnp.sum(one_hot * (jnp.cumsum(one_hot, axis=0) - 1), axis=1)
     return (starts_W[labels] + rank * strides_W[labels]) % counts_W[labels]
 
 
 Problems = TaskSampler  # The name it had before.
+
+
+class _Classes(NamedTuple):
+  """The classes of all sources, one after the other, as arrays on the device.
+
+  Attributes:
+    starts, counts: of each class, its rows among the examples.
+    strides: [classes, 16], see `_strides`.
+    first: of each source, its first class.
+    number: of each source, of classes.
+  """
+
+  starts: jax.Array
+  counts: jax.Array
+  strides: jax.Array
+  first: jax.Array
+  number: jax.Array
+
+  @classmethod
+  def of(cls, datasets: Sequence[Dataset]) -> Self:
+    """The classes of data sets whose examples are laid one after the other."""
+    first_rows = np.cumsum([0] + [len(dataset) for dataset in datasets[:-1]])
+    first_classes = np.cumsum([0] + [dataset.n_classes for dataset in datasets[:-1]])
+    starts = [dataset.starts + row for dataset, row in zip(datasets, first_rows, strict=True)]
+    counts = np.concatenate([dataset.counts for dataset in datasets])
+    return cls(
+      jnp.asarray(np.concatenate(starts), jnp.int32),
+      jnp.asarray(counts, jnp.int32),
+      jnp.asarray(_strides(counts)),
+      jnp.asarray(first_classes, jnp.int32),
+      jnp.asarray([dataset.n_classes for dataset in datasets], jnp.int32),
+    )
+
+
+class _Ways(NamedTuple):
+  """Of each source, the numbers of classes of its tasks.
+
+  Attributes:
+    choices: [sources, most choices]; those past `number` do not count.
+    number: of choices, [sources].
+  """
+
+  choices: jax.Array
+  number: jax.Array
+
+  @classmethod
+  def of(cls, sources: Sequence[Source]) -> Self:
+    """Those of sources."""
+    number = [len(source.ways) for source in sources]
+    choices = np.zeros((len(sources), max(number)), np.int32)
+    for row, source in zip(choices, sources, strict=True):
+      row[: len(source.ways)] = source.ways
+    return cls(jnp.asarray(choices), jnp.asarray(number, jnp.int32))
+
+
+def _check(sources: Sequence[Source], batch_size: int, permute: float) -> None:
+  if not sources:
+    raise UnsupRuleError("no data source given; name at least one in task_distribution.sources")
+  first, *others = [source.dataset for source in sources]
+  for dataset in others:
+    if dataset.shape != first.shape or dataset.scale != first.scale:
+      raise UnsupRuleError(
+        f"{dataset.name} has inputs {dataset.shape} but {first.name} has {first.shape}; sources of "
+        "one family need one shape and scale: set a common resolution and grey"
+      )
+  if batch_size < 2:
+    raise UnsupRuleError(
+      f"batch_size {batch_size}: batch normalisation needs at least 2 examples; use 32 or more"
+    )
+  if not 0 <= permute <= 1:
+    raise UnsupRuleError(f"permute is {permute}; give a share from 0 to 1")
 
 
 def _random_below(key: jax.Array, counts: jax.Array) -> jax.Array:
