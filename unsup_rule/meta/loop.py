@@ -5,9 +5,8 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, curve, lock, summary, trees
+from unsup_rule.meta import checkpoint, curve, lock, run_folder, summary, trees
 from unsup_rule.meta.events import EventWriter
 from unsup_rule.meta.progress import Progress
 from unsup_rule.meta.settings import Settings
@@ -21,7 +20,7 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
   A run that is complete returns at once, and goes on where `num_steps` has grown.
 
   Args:
-    folder: gets checkpoints, `params`, `config.gin`, event files, the curve and the summary.
+    folder: gets checkpoints, `params`, `rule.npz`, `config.gin`, event files, curve and summary.
     settings: of the run.
 
   Raises:
@@ -50,8 +49,8 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
     else:
       run.start()
     # Before the first step too: a full disk shows now and not after an hour.
-    _save(folder, run, seconds)
-    storage.write_text(folder / "config.gin", settings.config_text)
+    _save(folder, run, settings, seconds)
+    run_folder.write_config(folder, settings.config_text)
     with _reported(folder):
       if not complete(run.step):
         seconds = _Session(folder, run, settings, seconds).train()
@@ -80,7 +79,7 @@ class _Session:
   ):
     self._folder = folder
     self._run = run
-    self._limits, self._options = settings.run, settings.trainer
+    self._settings, self._limits, self._options = settings, settings.run, settings.trainer
     self._seconds_before = seconds
     self._started = time.monotonic()
 
@@ -107,13 +106,13 @@ class _Session:
         self._record(events, rows, report, time.monotonic() - began)
         progress.update(run.step, report.loss, run.dropped)
         if time.monotonic() - saved >= self._options.checkpoint_every_seconds:
-          _save(self._folder, run, self._seconds)
+          _save(self._folder, run, self._settings, self._seconds)
           saved = time.monotonic()
         failed = run.worst.bad_in_a_row >= self._options.max_consecutive_nonfinite
         if failed or stop.signal_number is not None:
           break
       seconds = self._seconds
-      _save(self._folder, run, seconds)
+      _save(self._folder, run, self._settings, seconds)
       stop.raise_if_requested()
     if failed:
       raise UnsupRuleError(
@@ -152,9 +151,9 @@ class _Session:
     events.scalars(run.step, values)
 
 
-def _save(folder: pathlib.Path, run: MetaTrainingRun, seconds: float) -> None:
+def _save(folder: pathlib.Path, run: MetaTrainingRun, settings: Settings, seconds: float) -> None:
   checkpoint.save_state(folder, run.step, run.to_state() | {"seconds": seconds})
-  checkpoint.save_params(folder, run.theta, run.step)
+  run_folder.write_theta(folder, run.theta, run.step, settings)
 
 
 @contextlib.contextmanager
