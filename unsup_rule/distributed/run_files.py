@@ -64,7 +64,7 @@ class RunFiles:
     self._rows: curve.Curve | None = curve.Curve(folder, first_step)
     self._last: Update | None = None
     self._last_at = self._began
-    self._refused_shown = 0
+    self._refused_shown = sum(statistics.refused.values())
     self._status_at = self._reported_at = 0.0
     self.report: Callable[[], Report] = dict
 
