@@ -25,11 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--steps", type=int, default=300)
   parser.add_argument("--workers", type=int, default=2)
   parser.add_argument("--binding", action="append", default=[])
+  parser.add_argument("--gin_import", action="append", default=[])
   arguments = parser.parse_args(argv)
   common = [
     f"--config_file={arguments.config_file}",
     f"--gin_bindings=run_train.num_steps = {arguments.steps}",
     *(f"--gin_bindings={binding}" for binding in arguments.binding),
+    *(f"--gin_import={module}" for module in arguments.gin_import),
   ]
   runs = {
     "local": ["train"],
