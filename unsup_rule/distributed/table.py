@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from unsup_rule.distributed.statistics import Report
 
 _SHOWN_WORKERS = 16
 _SILENT_SECONDS = 60.0
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
   """Returns lines that show a report of a learner.
 
   Args:
@@ -41,26 +42,11 @@ def render(report: Mapping[str, Any]) -> str:
     lines += ["", f"{'data set':<28}{'meta-loss':>10}"]
     lines += [f"{name:<28}{value:>10.4f}" for name, value in sorted(losses.items())]
   if workers:
-    lines += ["", f"{'worker':>6}  {'host':<18}{'core':>4}{'gradients':>11}{'1/s':>8}{'refused':>9}"
-              f"{'restarts':>10}  silent"]  # fmt: skip
-    for index, worker in list(workers.items())[:_SHOWN_WORKERS]:
-      silent = worker["silent_seconds"]
-      core = worker.get("core")
-      lines.append(
-        f"{index:>6}  {str(worker.get('host', '?'))[:17]:<18}{'-' if core is None else core:>4}"
-        f"{worker['gradients']:>11}{worker['gradients_per_second']:>8.2f}{worker['refused']:>9}"
-        f"{worker['restarts']:>10}  {silent:.0f} s{' !' if silent > _SILENT_SECONDS else ''}"
-      )
-    if len(workers) > _SHOWN_WORKERS:
-      rates = sorted(worker["gradients_per_second"] for worker in workers.values())
-      lines.append(
-        f"   and {len(workers) - _SHOWN_WORKERS} more; rates of all from {rates[0]:.2f} to "
-        f"{rates[-1]:.2f}, median {rates[len(rates) // 2]:.2f}"
-      )
+    lines += ["", *_worker_lines(workers)]
   return "\n".join(lines)
 
 
-def render_members(members: Sequence[Mapping[str, Any]]) -> str:
+def render_members(members: Sequence[Report]) -> str:
   """Returns lines that show a population.
 
   Args:
@@ -76,7 +62,28 @@ def render_members(members: Sequence[Mapping[str, Any]]) -> str:
   return "\n".join(lines)
 
 
-def age(report: Mapping[str, Any]) -> str:
+def _worker_lines(workers: Mapping[str, Report]) -> list[str]:
+  """The first workers one by one, and the rates of all."""
+  lines = [f"{'worker':>6}  {'host':<18}{'core':>4}{'gradients':>11}{'1/s':>8}{'refused':>9}"
+           f"{'restarts':>10}  silent"]  # fmt: skip
+  for index, worker in list(workers.items())[:_SHOWN_WORKERS]:
+    silent = worker["silent_seconds"]
+    core = worker.get("core")
+    lines.append(
+      f"{index:>6}  {str(worker.get('host', '?'))[:17]:<18}{'-' if core is None else core:>4}"
+      f"{worker['gradients']:>11}{worker['gradients_per_second']:>8.2f}{worker['refused']:>9}"
+      f"{worker['restarts']:>10}  {silent:.0f} s{' !' if silent > _SILENT_SECONDS else ''}"
+    )
+  if len(workers) > _SHOWN_WORKERS:
+    rates = sorted(worker["gradients_per_second"] for worker in workers.values())
+    lines.append(
+      f"   and {len(workers) - _SHOWN_WORKERS} more; rates of all from {rates[0]:.2f} to "
+      f"{rates[-1]:.2f}, median {rates[len(rates) // 2]:.2f}"
+    )
+  return lines
+
+
+def age(report: Report) -> str:
   """Says how old a report is."""
   return f"as of {_duration(max(time.time() - report.get('time', 0), 0))} ago"
 
