@@ -19,8 +19,10 @@ INSTALLED := .venv/installed
 train: $(INSTALLED)
 	.venv/bin/unsup-rule train --config_file=gin/laptop.gin --train_log_dir=runs/laptop
 
-# One worker runs all of a module, whose tests share compiled programs.
-PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
+# One worker runs all of a module, whose tests share compiled programs; the longest modules first.
+# Without huge pages, so that workers stay small.
+PYTEST := env -u GLIBC_TUNABLES .venv/bin/python -m pytest -n 2 --dist loadfile \
+  --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"

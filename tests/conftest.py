@@ -21,6 +21,15 @@ _STATM = pathlib.Path("/proc/self/statm")
 _MOST_BYTES = 1_300_000_000
 
 
+# Modules that take longest, which begin first, so that no worker is left with one at the end.
+_LONGEST = ("test_golden", "test_evaluation_protocol", "test_rule", "test_learned_optimizer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Longest modules first; the order within a module stays."""
+  items.sort(key=lambda item: item.path.stem not in _LONGEST)
+
+
 def pytest_unconfigure() -> None:
   """Compiled programs are removed by the process that started the workers."""
   if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -254,7 +254,6 @@ def test_mlp_lopt_trains_the_task(task):
 SCHEDULE = truncation_schedule.ConstantTruncationSchedule(4)
 
 
-@pytest.mark.slow
 def test_meta_gradient(family, rule, theta):
   """Of every parameter but the biases that a batch normalisation takes away again."""
   estimator = estimators.truncated_grad(family, rule, SCHEDULE, num_tasks=2, unroll_length=2)

@@ -21,7 +21,6 @@ def test_there_are_examples():
   assert len(COMMANDS) >= 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_example_runs(example):
   exec(compile(example, "README.md", "exec"), {})

@@ -70,7 +70,6 @@ def _theta(run):
   return np.concatenate([np.ravel(x) for x in jax.tree_util.tree_leaves(run.theta)])
 
 
-@pytest.mark.slow
 def test_a_break_changes_no_bit(tmp_path):
   """With PES; tests of the command line do the same with back-propagation."""
   straight = _library_run("pes")
@@ -100,7 +99,6 @@ def test_a_break_changes_no_bit(tmp_path):
   )
 
 
-@pytest.mark.slow
 def test_seeds_differ_and_training_moves_theta():
   thetas = []
   for seed in (0, 1):

@@ -44,6 +44,7 @@ def set_up() -> None:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   flags = [*_known(_QUICK_COMPILATION), *filter(None, [os.environ.get("XLA_FLAGS")])]
   os.environ["XLA_FLAGS"] = " ".join(flags)
+  os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # Fewer pools of memory, each with gaps.
   # All processes of one session share what they compile.
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ[_MARK])
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -18,6 +18,26 @@ _FAMILIES = (
 )
 
 
+# A short run on them.
+GIN = """
+run_train.lopt = @LearnableAdam()
+run_train.num_estimators = 2
+run_train.num_steps = 200
+run_train.stochastic_resample_frequency = 10
+GradientLearner.theta_opt = @Adam()
+Adam.learning_rate = %rate
+rate = 1e-2
+build_gradient_estimators.sample_task_family_fn = @two_quadratics
+build_gradient_estimators.gradient_estimator_fn = @truncated_grad
+truncated_grad.num_tasks = 2
+truncated_grad.unroll_length = 2
+truncated_grad.trunc_sched = @ConstantTruncationSchedule()
+ConstantTruncationSchedule.total_length = 5
+trainer.seed = 3
+trainer.heldout_fn = @size_of_theta
+"""
+
+
 @gin.configurable(module="meta_problems")
 def two_quadratics(key):
   """Samples one of two task families, so that replaced estimators need no compilation."""

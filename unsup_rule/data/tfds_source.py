@@ -1,6 +1,5 @@
 """Splits of TensorFlow Datasets; TensorFlow is imported only when one is read."""
 
-import contextlib
 import difflib
 import functools
 import hashlib
@@ -116,10 +115,13 @@ def _prepared_builder(name: str, folder: pathlib.Path) -> Any:
     ) from error
   if not builder.info.splits:
     try:
-      with _impatient():
-        builder.download_and_prepare(
-          download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+      downloaded = any(path.is_file() for path in (folder / "downloads").rglob("*"))
+      urls = [url for url in builder.url_infos or () if url.startswith("http")]
+      if urls and not downloaded:
+        check_answers(min(urls))
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
     except Exception as error:  # Network, disk, missing parts, manual downloads: all end here.
       raise UnsupRuleError(
         f"cannot get data set {name!r} into data_dir {folder} ({_one_line(error)}): prepare it "
@@ -129,23 +131,15 @@ def _prepared_builder(name: str, folder: pathlib.Path) -> Any:
   return builder
 
 
-@contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-  """TFDS gives up after one retry, and on a silent host: by itself it retries for minutes."""
-  from requests.adapters import HTTPAdapter
-  from tensorflow_datasets.core.download import downloader
+def check_answers(url: str) -> None:
+  """Asks for `url`, since TFDS retries for minutes, and waits for a silent host for ever.
 
-  adapter: Any = HTTPAdapter
-  retries, send = downloader.MAX_RETRIES, adapter.send
+  Raises:
+    requests.exceptions.RequestException: nobody answers, or not in time.
+  """
+  import requests
 
-  def send_with_timeout(self, request, stream=False, timeout=None, **kwargs):
-    return send(self, request, stream=stream, timeout=timeout or _TIMEOUT_S, **kwargs)
-
-  downloader.MAX_RETRIES, adapter.send = 1, send_with_timeout
-  try:
-    yield
-  finally:
-    downloader.MAX_RETRIES, adapter.send = retries, send
+  requests.get(url, stream=True, timeout=_TIMEOUT_S).close()
 
 
 def _keys(name: str, builder: Any) -> tuple[str, str]:
