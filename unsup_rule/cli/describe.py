@@ -229,11 +229,12 @@ def _measured(found: "Settings", seed: int) -> list[str]:
   """Times gradient estimates of one sampled estimator, and the drawing of their data alone."""
   import jax
 
+  from unsup_rule.meta.groups import length_of
+
   key = jax.random.PRNGKey(seed)
   (sampled,) = found.sample_estimators(found.run.lopt, key, 1)
   estimator: Any = getattr(sampled, "estimators", (sampled,))[0]
-  stock: Any = getattr(estimator, "stock", estimator)
-  length = getattr(stock, "unroll_length", None) or stock.trunc_length
+  length = length_of(getattr(estimator, "stock", estimator))
   learner = found.make_learner()
   weights = learner.get_state_for_worker(learner.init(key))
   print("compiling", file=sys.stderr, flush=True)

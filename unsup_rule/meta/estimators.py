@@ -14,7 +14,6 @@ In gin files, with either version of the library:
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import gin
 import jax
@@ -192,7 +191,7 @@ def _stock(
   num_tasks: int,
   offset: int,
   **options: float,
-) -> gradient_learner.GradientEstimator:
+) -> groups_module.StockEstimator:
   """An estimator of the library whose meta-loss is taken on a second batch after each step."""
   arguments = (family, lopt, schedule, num_tasks)
   if not compat.IS_HEAD:
@@ -229,17 +228,19 @@ class SampledTruncations(gradient_learner.GradientEstimator):
     """The name of the task family."""
     return self.task_family.name
 
-  def init_worker_state(self, worker_weights: Any, key: jax.Array) -> Any:
+  def init_worker_state(
+    self, worker_weights: gradient_learner.WorkerWeights, key: jax.Array
+  ) -> gradient_learner.GradientEstimatorState:
     """Inner problems, as any of the estimators begins them."""
     return self.estimators[0].init_worker_state(worker_weights, key)
 
   def compute_gradient_estimate(
     self,
-    worker_weights: Any,
+    worker_weights: gradient_learner.WorkerWeights,
     key: jax.Array,
-    state: Any,
+    state: gradient_learner.GradientEstimatorState,
     with_summary: bool = False,
-    datas_list: Any = None,
+    datas_list: object = None,
   ) -> tuple[gradient_learner.GradientEstimatorOut, dict[str, jax.Array]]:
     """One estimate over a truncation of a length drawn with `key`."""
     length_key, key = jax.random.split(key)
@@ -306,7 +307,9 @@ def values_of(configured: object) -> tuple[type, str]:
   return type(configured), repr(sorted(vars(configured).items()))
 
 
-def task_family(estimator: gradient_learner.GradientEstimator) -> Any:
+def task_family(
+  estimator: gradient_learner.GradientEstimator,
+) -> tasks_base.TaskFamily | None:
   """Returns the task family that an estimator works on, or None."""
   return getattr(groups_module.step_of(estimator), "task_family", None)
 

@@ -13,13 +13,19 @@ of tasks whose batches are read in Python.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from learned_optimization.outer_trainers import gradient_learner
+from learned_optimization.outer_trainers.gradient_learner import (
+  GradientEstimator,
+  GradientEstimatorOut,
+  GradientEstimatorState,
+  WorkerWeights,
+)
+from learned_optimization.tasks import base as tasks_base
 
 from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
@@ -46,7 +52,30 @@ def default_number(num_tasks: int) -> int:
   return 2 if num_tasks % 2 == 0 else 1
 
 
-class GroupedEstimator(gradient_learner.GradientEstimator):
+class StockEstimator(Protocol):
+  """What the library's truncated estimators have in common, in both its versions."""
+
+  steps_per_jit: int
+
+  def init_worker_state(
+    self, worker_weights: WorkerWeights, key: jax.Array
+  ) -> GradientEstimatorState: ...
+
+  def compute_gradient_estimate(
+    self,
+    worker_weights: WorkerWeights,
+    key: jax.Array,
+    state: GradientEstimatorState,
+    with_summary: bool,
+    **data: object,
+  ) -> tuple[GradientEstimatorOut, Mapping[str, jax.Array]]: ...
+
+  def get_datas(self) -> object:
+    """Reads the data of an estimate; HEAD has it."""
+    ...
+
+
+class GroupedEstimator(GradientEstimator):
   """Several groups of tasks, each an estimate of one stock estimator; gradients are averaged.
 
   States have a leading axis of groups. There are no summaries.
@@ -57,9 +86,9 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
     task_family: what all of them work on.
   """
 
-  def __init__(self, stock: gradient_learner.GradientEstimator, n_groups: int):
+  def __init__(self, stock: StockEstimator, n_groups: int):
     self.stock, self.n_groups = stock, n_groups
-    self.task_family = step_of(stock).task_family
+    self.task_family: tasks_base.TaskFamily = step_of(stock).task_family
 
   @property
   def name(self) -> str:
@@ -75,18 +104,20 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
     """The name of the task family."""
     return self.task_family.name
 
-  def init_worker_state(self, worker_weights: Any, key: jax.Array) -> Any:
+  def init_worker_state(
+    self, worker_weights: WorkerWeights, key: jax.Array
+  ) -> GradientEstimatorState:
     """Inner problems of all groups, [groups, ..]."""
     return self._init(worker_weights, self._keys(key))
 
   def compute_gradient_estimate(
     self,
-    worker_weights: Any,
+    worker_weights: WorkerWeights,
     key: jax.Array,
-    state: Any,
+    state: GradientEstimatorState,
     with_summary: bool = False,
-    datas_list: Any = None,
-  ) -> tuple[gradient_learner.GradientEstimatorOut, dict[str, jax.Array]]:
+    datas_list: object = None,
+  ) -> tuple[GradientEstimatorOut, dict[str, jax.Array]]:
     """One estimate: the mean of the groups' gradients and losses, and all their tasks' outcomes."""
     del with_summary, datas_list
     keys = self._keys(key)
@@ -117,9 +148,7 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
   def _reads_in_python(self) -> bool:
     # A task with data sets reads its batches in Python, which a program would do but once. Calls
     # for parts of a truncation would be as many copies in it.
-    stock: Any = self.stock
-    length = getattr(stock, "unroll_length", None) or stock.trunc_length
-    return length > stock.steps_per_jit or self.task_family.datasets is not None
+    return length_of(self.stock) > self.stock.steps_per_jit or self.task_family.datasets is not None
 
   def _keys(self, key: jax.Array) -> jax.Array:
     return jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(self.n_groups))
@@ -128,23 +157,31 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
     starts = range(0, self.n_groups, self.n_devices)
     return [slice(start, start + self.n_devices) for start in starts]
 
-  def _estimate(self, *arguments: Any, **options: Any) -> gradient_learner.GradientEstimatorOut:
-    stock: Any = self.stock
-    return stock.compute_gradient_estimate(*arguments, with_summary=False, **options)[0]
+  def _estimate(
+    self,
+    worker_weights: WorkerWeights,
+    key: jax.Array,
+    state: GradientEstimatorState,
+    **data: object,
+  ) -> GradientEstimatorOut:
+    return self.stock.compute_gradient_estimate(
+      worker_weights, key, state, with_summary=False, **data
+    )[0]
 
   @functools.cached_property
-  def _init(self) -> Callable[..., Any]:
+  def _init(self) -> Callable[[WorkerWeights, jax.Array], GradientEstimatorState]:
     def init(worker_weights, keys):
       return jax.lax.map(lambda key: self.stock.init_worker_state(worker_weights, key), keys)
 
     return jax.jit(init)
 
   @functools.cached_property
-  def program(self) -> Callable[..., Any]:
+  def program(
+    self,
+  ) -> Callable[[WorkerWeights, jax.Array, GradientEstimatorState], GradientEstimatorOut]:
     """(worker weights, keys [devices, 2], state [devices, ..]) -> what each group found."""
-    stock: Any = self.stock
     # HEAD wants data from outside of a program, even where there is none.
-    data = {"datas_list": stock.get_datas()} if compat.IS_HEAD else {}
+    data = {"datas_list": self.stock.get_datas()} if compat.IS_HEAD else {}
 
     def own_group(worker_weights, keys, state):
       out = self._estimate(worker_weights, keys[0], _at(0, state), **data)
@@ -156,7 +193,13 @@ class GroupedEstimator(gradient_learner.GradientEstimator):
     return jax.jit(mapped, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
 
 
-def step_of(estimator: Any) -> Any:
+def length_of(estimator: StockEstimator) -> int:
+  """Inner steps of an estimate."""
+  name = "unroll_length" if hasattr(estimator, "unroll_length") else "trunc_length"
+  return getattr(estimator, name)
+
+
+def step_of(estimator: object) -> Any:
   """What has `task_family` and `num_tasks` of an estimator of the library: itself in 0.0.1."""
   return getattr(estimator, "truncated_step", estimator)
 
