@@ -28,6 +28,7 @@ from learned_optimization.outer_trainers.gradient_learner import (
 from learned_optimization.tasks import base as tasks_base
 
 from unsup_rule import compat
+from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.tuning import largest_divisor
 
@@ -135,7 +136,13 @@ class GroupedEstimator(GradientEstimator):
       out = jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs)
     loss, gradient = jax.tree.map(lambda x: np.asarray(x).mean(axis=0), (out.mean_loss, out.grad))
     info = jax.tree.map(lambda x: np.concatenate(np.asarray(x), axis=1), out.unroll_info)
-    return out.replace(mean_loss=loss, grad=gradient, unroll_info=info), {}
+    return library.make(
+      GradientEstimatorOut,
+      mean_loss=loss,
+      grad=gradient,
+      unroll_state=out.unroll_state,
+      unroll_info=info,
+    ), {}
 
   @functools.cached_property
   def n_devices(self) -> int:

@@ -101,8 +101,9 @@ def source_losses(
   names = getattr(family, "source_names", ())
   if not names or info is None:
     return {}
+  params: Any = info.task_param
   loss, source, alive = (
-    np.asarray(leaf).ravel() for leaf in (info.loss, info.task_param.source, info.iteration > 0)
+    np.asarray(leaf).ravel() for leaf in (info.loss, params.source, info.iteration > 0)
   )
   found: dict[str, list[float]] = {}
   for index, name in enumerate(names):

@@ -14,6 +14,7 @@ from learned_optimization.outer_trainers import truncated_grad as library_grad
 
 from unsup_rule import compat
 from unsup_rule.compat import library
+from unsup_rule.meta.groups import step_of
 
 
 class SegmentedGrad(library_grad.TruncatedGrad):
@@ -69,14 +70,14 @@ class SegmentedGrad(library_grad.TruncatedGrad):
   def _batches(self) -> Any:
     """Batches of all steps; nothing where tasks draw their own."""
     if compat.IS_HEAD:
-      return self.truncated_step.get_batch(self.unroll_length)
+      return step_of(self).get_batch(self.unroll_length)
     shape = (self.unroll_length, self.num_tasks)
     return training.get_batches(self.task_family, shape, self.train_and_meta, numpy=False)
 
   def _unroll(self, *arguments: Any) -> tuple[Any, Any]:
     """The library's unroll of a segment: (theta, key, state, batches, ..) -> (state, outs)."""
     if compat.IS_HEAD:
-      static = (self.truncated_step, self.segment, False)
+      static = (step_of(self), self.segment, False)
     else:
       first = (self.task_family, self.learned_opt, self.trunc_sched, self.num_tasks)
       static = (*first, self.segment, self.train_and_meta, False, False)
