@@ -55,7 +55,7 @@ class Case:
 
   def apply(self, theta: Any, phi: Any, x: jax.Array) -> Any:
     """One application of the rule, base model included: the next phi."""
-    change = changes(theta, self.sizes, self.mlp, phi, self.mlp.apply(phi, x))
+    change = changes(theta, self.sizes, phi, self.mlp.apply(phi, x))
     return jax.tree.map(lambda old, c: (1 - 1e-3) * old - 1e-3 * c, phi, change)
 
   def gradient(self, theta: Any, phi: Any, x: jax.Array) -> Any:

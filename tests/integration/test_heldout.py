@@ -27,7 +27,7 @@ class FadeOptimizer:
     return state
 
   def update(self, state, grad, loss, model_state):
-    assert model_state["x0"].shape == (8, 64)
+    assert model_state.x_0.shape == (8, 64)
     return jax.tree.map(lambda leaf: leaf * self.theta, state)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from learned_optimization import summary
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.learned_optimizers import mlp_lopt
 from learned_optimization.optimizers import base as opt_base
@@ -105,10 +106,18 @@ def test_initial_model_state_has_the_shape_of_activations(task):
   assert not any(np.any(leaf) for leaf in jax.tree_util.tree_leaves(zeros))
 
 
+def test_the_library_can_summarise_inner_parameters(task):
+  params = task.init(KEY)
+  names = dict(params.items())
+  assert list(names) == [f"layers_{i}/{leaf}" for i in range(2) for leaf in ("w", "b", "v")]
+  assert {id(leaf) for leaf in names.values()} == {id(x) for x in jax.tree_util.tree_leaves(params)}
+  summary.summarize_inner_params(params)
+
+
 def test_loss_is_the_probe_on_labels_and_activations_are_of_the_unlabelled_batch(task):
   params = task.init(KEY)
   loss, activations = task.loss_with_state(params, None, KEY)
-  np.testing.assert_array_equal(activations["x0"], task.unlabelled(KEY)["x"])
+  np.testing.assert_array_equal(activations.x_0, task.unlabelled(KEY)["x"])
   np.testing.assert_array_equal(loss, task.loss(params, KEY))
   meta_loss, state, aux = task.loss_with_state_and_aux(params, activations, KEY)
   assert meta_loss == loss == aux["loss"]
@@ -127,7 +136,7 @@ def test_embedding_of_another_width(rule, theta, family):
     rule.opt_fn(theta).init(params)
 
 
-@pytest.mark.parametrize("model_state", [None, (), {"layers_0": None}])
+@pytest.mark.parametrize("model_state", [None, (), {"layers_0": jnp.ones(3)}])
 def test_no_activations(model_state, rule, theta, task):
   optimizer = rule.opt_fn(theta)
   state = optimizer.init(task.init(KEY))

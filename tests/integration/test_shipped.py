@@ -10,6 +10,7 @@ import unsup_rule
 from unsup_rule import UnsupervisedFeatures
 from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.structures import Params, Weights
 from unsup_rule.weights.pretrained import names
 
 # name -> eight numbers of an embedding after three applications. To record a new rule's, run this
@@ -28,16 +29,16 @@ def embedding(rule):
   mlp = MLP(12, (10,), rule.sizes.output_size, "tanh")
   sizes = [(12, 10), (10, rule.sizes.output_size)]
   layers = [
-    {
-      "w": 0.1 * np.sin(np.arange(m * n)).reshape(m, n).astype(np.float32),
-      "b": 0.1 * np.cos(np.arange(n)).astype(np.float32),
-      "v": 0.1 * np.cos(np.arange(m * n)).reshape(m, n).astype(np.float32),
-    }
+    Weights(
+      w=0.1 * np.sin(np.arange(m * n)).reshape(m, n).astype(np.float32),
+      b=0.1 * np.cos(np.arange(n)).astype(np.float32),
+      v=0.1 * np.cos(np.arange(m * n)).reshape(m, n).astype(np.float32),
+    )
     for m, n in sizes
   ]
   x = np.sin(np.arange(6 * 12) ** 2).reshape(6, 12).astype(np.float32)
   optimizer = rule.optimizer()
-  state = optimizer.init(mlp.from_layers(layers))
+  state = optimizer.init(Params.of_layers(layers))
   step = jax.jit(lambda s: optimizer.update(s, model_state=mlp.apply(s.params, x)))
   for _ in range(3):
     state = step(state)

@@ -20,7 +20,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import frozen, programs
 from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
-from unsup_rule.rule.schedule import InnerSchedule, reordered
+from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.weights.archive import Archive, Use
 
 
@@ -60,7 +60,7 @@ def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
   mlp = MLP(12, (6, 6), 8)
   drawn = mlp.init(jax.random.PRNGKey(random.randint(2**31 - 1)))
   columns = random.permutation(12)
-  z, params = z[:, columns], reordered(drawn, columns)
+  z, params = z[:, columns], drawn.permuted(columns)
   optimizer = loaded.optimizer()
   state = optimizer.init(params)
   step = jax.jit(lambda s, x: optimizer.update(s, model_state=mlp.apply(s.params, x)))
@@ -71,24 +71,24 @@ def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
     state = step(state, z[orders[1][start : start + 16]])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
-    reordered(fitted.params_, columns),
+    fitted.params_.permuted(columns),
     state.params,
   )
-  moved = np.abs(fitted.params_["layers_0"]["w"] - drawn["layers_0"]["w"]).max()
+  moved = np.abs(fitted.params_.stacks[0].w - drawn.stacks[0].w).max()
   assert moved > 0.01
 
 
 @pytest.mark.parametrize("n_inputs", [4, 6])
-def test_reordered_weights_fit_reordered_inputs(n_inputs):
+def test_permuted_weights_fit_permuted_inputs(n_inputs):
   """With 6 inputs the bottom matrix is stacked with others, whose rows are hidden units."""
   mlp, order = MLP(n_inputs, (6, 6), 8), np.random.default_rng(0).permutation(n_inputs)
   params = mlp.init(jax.random.PRNGKey(0))
   x = np.random.default_rng(1).normal(size=(9, n_inputs)).astype(np.float32)
-  moved = reordered(params, order)
+  moved = params.permuted(order)
   np.testing.assert_allclose(
     mlp.features(moved, x[:, order]), mlp.features(params, x), rtol=1e-5, atol=1e-6
   )
-  jax.tree.map(np.testing.assert_array_equal, reordered(moved, np.argsort(order)), params)
+  jax.tree.map(np.testing.assert_array_equal, moved.permuted(np.argsort(order)), params)
 
 
 def test_a_row_alone_is_embedded_as_among_others(data, fitted):
@@ -147,8 +147,8 @@ def test_inference_works_inside_other_programs(data, fitted):
 
 def test_network_is_a_plain_mlp(data, fitted):
   x = fitted.scaler_.transform(data[0])
-  for run in fitted.network_.values():
-    for w, b in zip(run["w"], run["b"], strict=True):
+  for stack in fitted.network_:
+    for w, b in zip(stack.w, stack.b, strict=True):
       x = np.maximum(x @ w + b, 0)
   np.testing.assert_allclose(fitted.transform(data[0]), x, rtol=1e-4, atol=1e-5)
 
@@ -177,10 +177,10 @@ def test_partial_fit_goes_on(rule, data):
   X = data[0]
   model = make(rule).partial_fit(X[:40])
   assert model.n_steps_ == 40 // 16
-  before = model.params_["layers_0"]["w"]
+  before = model.params_.stacks[0].w
   model.partial_fit(X[40:])
   assert model.n_steps_ == 40 // 16 + 50 // 16
-  assert np.abs(model.params_["layers_0"]["w"] - before).max() > 0
+  assert np.abs(model.params_.stacks[0].w - before).max() > 0
   np.testing.assert_allclose(model.scaler_.mean_, X.mean(0), rtol=1e-6)
   few = make(rule).partial_fit(X[:5])
   assert few.n_steps_ == 1
@@ -195,7 +195,7 @@ def test_step_size_goes_on_from_call_to_call(rule, data):
   model = make(falling)
   moves, before = [], None
   for _ in range(4):
-    weights = model.partial_fit(X).params_["layers_0"]["w"]
+    weights = model.partial_fit(X).params_.stacks[0].w
     if before is not None:
       moves.append(np.abs(weights - before).max())
     before = weights

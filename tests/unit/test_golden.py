@@ -126,15 +126,15 @@ def test_command_on_bad_files(damage, tmp_path, capsys):
 
 
 def test_scanned_layers_equal_unrolled_ones(golden, strict):
-  """A tape unrolls the layers of a run; without one they are scanned."""
+  """A capture unrolls stacked layers; without one they are scanned."""
   case = trace.read_case(golden("default"))
-  assert [run.count for run in case.mlp.runs] == [1, 2, 1]
+  assert [stack.count for stack in case.mlp.stacks] == [1, 2, 1]
 
   def step():
     return case.step(case.theta, case.phi, case.batches[0])[1]
 
   scanned = jax.jit(step)()
-  with trace.recording():
+  with trace.capturing():
     unrolled = step()
   for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(unrolled), strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

@@ -7,6 +7,7 @@ import pytest
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import MLP, NONLINEARITIES, flatten_examples
+from unsup_rule.rule.structures import Params, Weights
 
 X = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 
@@ -26,8 +27,8 @@ def plain_forward(layers, x, nonlinearity):
   """[(z_l, x_l)] of each layer, float64."""
   x, out = x.astype(np.float64), []
   for layer in layers:
-    y = x @ np.asarray(layer["w"], np.float64)
-    z = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-6) + np.asarray(layer["b"], np.float64)
+    y = x @ np.asarray(layer.w, np.float64)
+    z = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-6) + np.asarray(layer.b, np.float64)
     x = PLAIN[nonlinearity](z)
     out.append((z, x))
   return out
@@ -35,10 +36,11 @@ def plain_forward(layers, x, nonlinearity):
 
 def test_forward_by_hand(strict):
   mlp = MLP(1, (), 2)
-  params = mlp.from_layers([{"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.5, 0.0])}])
+  w = jnp.array([[1.0, -2.0]])
+  params = Params.of_layers([Weights(w=w, b=jnp.array([0.5, 0.0]), v=w)])
   out = mlp.apply(params, jnp.array([[0.0], [2.0]]))
-  np.testing.assert_allclose(out["layers_0"]["z"][0], [[-0.5, 1], [1.5, -1]], atol=2e-6)
-  np.testing.assert_allclose(mlp.features(params, out["x0"]), [[0, 1], [1.5, 0]], atol=2e-6)
+  np.testing.assert_allclose(out.z(1), [[-0.5, 1], [1.5, -1]], atol=2e-6)
+  np.testing.assert_allclose(mlp.features(params, out.x(0)), [[0, 1], [1.5, 0]], atol=2e-6)
 
 
 @pytest.mark.parametrize("hidden", [(), (4,), (4, 4, 4), (3, 4, 4, 7)])
@@ -46,14 +48,14 @@ def test_forward_against_numpy(hidden, strict):
   mlp = MLP(5, hidden, 4)
   params = mlp.init(jax.random.PRNGKey(1))
   activations = mlp.apply(params, jnp.asarray(X))
-  np.testing.assert_array_equal(activations.pop("x0"), X)
-  ours = mlp.layers(activations)
-  plain = plain_forward(mlp.layers(params), X, "relu")
+  np.testing.assert_array_equal(activations.x_0, X)
+  ours = activations.layers
+  plain = plain_forward(params.layers, X, "relu")
   assert len(ours) == len(plain) == mlp.n_layers
   for layer, (z, x) in zip(ours, plain, strict=True):
-    np.testing.assert_allclose(layer["z"], z, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(layer["x"], x, rtol=0, atol=2e-5)
-  np.testing.assert_array_equal(mlp.features(params, jnp.asarray(X)), ours[-1]["x"])
+    np.testing.assert_allclose(layer.z, z, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(layer.x, x, rtol=0, atol=2e-5)
+  np.testing.assert_array_equal(mlp.features(params, jnp.asarray(X)), ours[-1].x)
 
 
 @pytest.mark.parametrize("nonlinearity", sorted(NONLINEARITIES))
@@ -62,7 +64,7 @@ def test_nonlinearity(nonlinearity, strict):
   params = mlp.init(jax.random.PRNGKey(2))
   features = mlp.features(params, jnp.asarray(X))
   assert features.dtype == jnp.float32
-  expected = plain_forward(mlp.layers(params), X, nonlinearity)[-1][1]
+  expected = plain_forward(params.layers, X, nonlinearity)[-1][1]
   np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
 
 
@@ -79,15 +81,15 @@ def test_bad_sizes(sizes):
 
 def test_equal_neighbours_are_stacked():
   mlp = MLP(7, (7, 7, 3, 7, 7), 7)
-  assert [(run.count, run.n_below, run.n) for run in mlp.runs] == [
+  assert [(stack.count, stack.n_below, stack.n) for stack in mlp.stacks] == [
     (2, 7, 7),
     (1, 7, 3),
     (1, 3, 7),
     (2, 7, 7),
   ]
   shapes = jax.tree.map(jnp.shape, mlp.init(jax.random.PRNGKey(0)))
-  assert shapes["layers_0"] == {"w": (2, 7, 7), "b": (2, 7), "v": (2, 7, 7)}
-  assert shapes["layers_2"] == {"w": (1, 3, 7), "b": (1, 7), "v": (1, 3, 7)}
+  assert shapes.stacks[0] == Weights(w=(2, 7, 7), b=(2, 7), v=(2, 7, 7))
+  assert shapes.stacks[2] == Weights(w=(1, 3, 7), b=(1, 7), v=(1, 3, 7))
   assert mlp.n_parameters == sum(leaf.size for leaf in jax.tree.leaves(mlp.init(jax.random.key(0))))
 
 
@@ -95,19 +97,19 @@ def test_equal_neighbours_are_stacked():
 def test_layers_round_trip(hidden, strict):
   mlp = MLP(5, hidden, 4)
   params = mlp.init(jax.random.PRNGKey(0))
-  layers = mlp.layers(params)
+  layers = params.layers
   shapes = list(zip(mlp.sizes[:-1], mlp.sizes[1:], strict=True))
-  assert [layer["w"].shape for layer in layers] == shapes
-  again = mlp.from_layers(layers)
+  assert [layer.w.shape for layer in layers] == shapes
+  again = Params.of_layers(layers)
   assert jax.tree.structure(again) == jax.tree.structure(params)
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_init_distribution(strict):
   params = MLP(100, (200,), 200).init(jax.random.PRNGKey(3))
-  layers = [params["layers_0"], params["layers_1"]]
+  layers = params.stacks
   for name, sigma in (("w", 0.01), ("v", 0.01), ("b", 0.1)):
-    values = np.concatenate([np.ravel(layer[name]) for layer in layers])
+    values = np.concatenate([np.ravel(getattr(layer, name)) for layer in layers])
     assert values.dtype == np.float32
     # 0.8796 is the standard deviation of a unit normal cut at two sigma.
     few = 0.06 if name == "b" else 0.01
@@ -115,12 +117,12 @@ def test_init_distribution(strict):
     assert abs(values.mean()) < few * sigma * 2
     assert 1.9 * sigma < np.abs(values).max() <= 2 * sigma * (1 + 1e-6)
   for layer in layers:
-    assert abs(np.corrcoef(np.ravel(layer["w"]), np.ravel(layer["v"]))[0, 1]) < 0.05
+    assert abs(np.corrcoef(np.ravel(layer.w), np.ravel(layer.v))[0, 1]) < 0.05
 
 
 def test_layers_are_drawn_independently(strict):
   mlp = MLP(4, (4, 4), 4)
-  a, b, c = (layer["w"] for layer in mlp.layers(mlp.init(jax.random.PRNGKey(0))))
+  a, b, c = (layer.w for layer in mlp.init(jax.random.PRNGKey(0)).layers)
   assert not np.array_equal(a, b)
   assert not np.array_equal(b, c)
 
@@ -136,10 +138,11 @@ def test_mask_equals_the_smaller_batch(hidden, dtype, strict):
   x = np.where(MASK[:, None] > 0, X, np.float32(np.nan))  # what is missing may be anything
   masked = mlp.apply(params, jnp.asarray(x), jnp.asarray(MASK.astype(dtype)))
   smaller = mlp.apply(params, jnp.asarray(X[MASK > 0]))
-  np.testing.assert_array_equal(masked.pop("mask"), [1, 1, 1, 1, 0, 0])
-  np.testing.assert_array_equal(masked.pop("x0")[:4], smaller.pop("x0"))
-  assert masked.pop("slope") == smaller.pop("slope") == 1
-  for ours, expected in zip(jax.tree.leaves(masked), jax.tree.leaves(smaller), strict=True):
+  np.testing.assert_array_equal(masked.mask, [1, 1, 1, 1, 0, 0])
+  np.testing.assert_array_equal(masked.x_0[:4], smaller.x_0)
+  assert masked.slope == smaller.slope == 1
+  pairs = zip(jax.tree.leaves(masked.stacks), jax.tree.leaves(smaller.stacks), strict=True)
+  for ours, expected in pairs:
     np.testing.assert_allclose(ours[:, :4], expected, rtol=0, atol=1e-5)
 
 
@@ -155,7 +158,7 @@ def test_constant_input_gives_the_biases(strict):
   mlp = MLP(5, (), 4)
   params = mlp.init(jax.random.PRNGKey(5))
   features = mlp.features(params, jnp.zeros((3, 5)))
-  np.testing.assert_array_equal(features, jnp.tile(jax.nn.relu(params["layers_0"]["b"]), (3, 1)))
+  np.testing.assert_array_equal(features, jnp.tile(jax.nn.relu(params.stacks[0].b), (3, 1)))
 
 
 def test_flatten_is_row_major():

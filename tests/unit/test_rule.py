@@ -17,9 +17,10 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
 from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule import update
-from unsup_rule.rule.capture import recording
+from unsup_rule.rule.capture import capturing
 from unsup_rule.rule.mlp import MLP, mlp_of
 from unsup_rule.rule.schedule import InnerSchedule
+from unsup_rule.rule.structures import Params, Weights
 from unsup_rule.rule.terms import TERMS
 from unsup_rule.rule.theta import Sizes, abstract, sizes_of
 from unsup_rule.rule.update import changes
@@ -34,7 +35,7 @@ SIZES = Sizes(
   num_grad_channels=2,
   identical_updates=False,
 )
-NET = MLP(6, (4, 4, 4), 4)  # a run of one and a run of three
+NET = MLP(6, (4, 4, 4), 4)  # a stack of one and a stack of three
 BATCH = 7
 
 
@@ -56,10 +57,8 @@ def x():
 @pytest.fixture(scope="module")
 def step():
   """(theta, params, x) -> changes of each layer, compiled once."""
-  compiled = jax.jit(
-    lambda theta, params, x: changes(theta, SIZES, NET, params, NET.apply(params, x))
-  )
-  return lambda *inputs: NET.layers(compiled(*inputs))
+  compiled = jax.jit(lambda theta, params, x: changes(theta, SIZES, params, NET.apply(params, x)))
+  return lambda *inputs: compiled(*inputs).layers
 
 
 def check_close(actual, expected, atol=2e-5):
@@ -76,13 +75,13 @@ def difference(actual, expected):
 def test_scanned_layers_equal_unrolled_ones(theta, params, x, step, strict):
   @jax.jit
   def unrolled(theta, params, x):
-    with recording() as tape:
-      out = changes(theta, SIZES, NET, params, NET.apply(params, x))
-    return out, tape
+    with capturing() as captured:
+      out = changes(theta, SIZES, params, NET.apply(params, x))
+    return out, captured
 
-  out, tape = unrolled(theta, params, x)
-  assert {name.split("/")[0] for name in tape} == {"top", "l0", "l1", "l2", "l3", "l4"}
-  check_close(step(theta, params, x), NET.layers(out))
+  out, captured = unrolled(theta, params, x)
+  assert {name.split("/")[0] for name in captured} == {"top", "l0", "l1", "l2", "l3", "l4"}
+  check_close(step(theta, params, x), out.layers)
 
 
 @pytest.mark.parametrize(("longest", "largest"), [(1, 0), (3, 0), (3, 3 * 4 * 4)])
@@ -94,7 +93,7 @@ def test_layers_scanned_unrolled_or_at_once(
     monkeypatch.setattr(update, "AT_ONCE", at_once)
 
     def objective(theta, params):
-      out = changes(theta, SIZES, NET, params, NET.apply(params, x))
+      out = changes(theta, SIZES, params, NET.apply(params, x))
       return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(out))
 
     function = jax.grad(objective, argnums=(0, 1))
@@ -110,7 +109,7 @@ def test_layers_scanned_unrolled_or_at_once(
 
 def test_layers_get_changes_of_their_own(theta, params, x, step, strict):
   layers = step(theta, params, x)
-  assert [layer["w"].shape for layer in layers] == [(6, 4), (4, 4), (4, 4), (4, 4)]
+  assert [layer.w.shape for layer in layers] == [(6, 4), (4, 4), (4, 4), (4, 4)]
   for first, second in itertools.pairwise(layers[1:]):
     assert difference(first, second) > 0.01
 
@@ -122,10 +121,10 @@ def test_missing_examples_equal_a_smaller_batch(theta, params, x, step, strict):
 
   @jax.jit
   def masked(theta, params, x, mask):
-    return changes(theta, SIZES, NET, params, NET.apply(params, x, mask))
+    return changes(theta, SIZES, params, NET.apply(params, x, mask))
 
-  out = NET.layers(masked(theta, params, jnp.asarray(padded), jnp.asarray(mask)))
-  check_close(out, step(theta, params, x))
+  out = masked(theta, params, jnp.asarray(padded), jnp.asarray(mask))
+  check_close(out.layers, step(theta, params, x))
 
 
 def with_central_taps(theta, units):
@@ -162,11 +161,11 @@ def test_order_of_examples_matters_by_batch_convolutions_alone(theta, params, x,
 
 def permuted(layers, below, order):
   """The same function with the units between layers `below` and `below` + 1 in another order."""
-  out = [dict(layer) for layer in layers]
-  out[below - 1]["b"] = layers[below - 1]["b"][order]
-  for name in ("w", "v"):
-    out[below - 1][name] = layers[below - 1][name][:, order]
-    out[below][name] = layers[below][name][order]
+  out = list(layers)
+  lower, upper = out[below - 1 : below + 1]
+  columns, rows = (lower.w[:, order], lower.v[:, order]), (upper.w[order], upper.v[order])
+  out[below - 1] = Weights(columns[0], lower.b[order], columns[1])
+  out[below] = Weights(rows[0], upper.b, rows[1])
   return out
 
 
@@ -174,7 +173,7 @@ UNITS = np.array([2, 0, 3, 1])
 
 
 def test_order_of_hidden_units_matters(theta, params, x, step, strict):
-  moved = NET.from_layers(permuted(NET.layers(params), 2, UNITS))
+  moved = Params.of_layers(permuted(params.layers, 2, UNITS))
   expected = permuted(step(theta, params, x), 2, UNITS)
   assert difference(step(theta, moved, x), expected) > 1e-3
 
@@ -183,7 +182,7 @@ def test_order_of_hidden_units_matters_by_waves_and_unit_convolutions_alone(
   theta, params, x, step, strict
 ):
   theta = without_waves(with_central_taps(theta, units=True))
-  moved = NET.from_layers(permuted(NET.layers(params), 2, UNITS))
+  moved = Params.of_layers(permuted(params.layers, 2, UNITS))
   check_close(step(theta, moved, x), permuted(step(theta, params, x), 2, UNITS))
 
 
@@ -193,11 +192,11 @@ def test_order_of_inputs(blind, theta, params, x, step, strict):
   order = np.array([1, 5, 0, 3, 2, 4])
   if blind:
     theta = without_waves(with_central_taps(theta, units=True))
-  layers = NET.layers(params)
-  first = {"w": layers[0]["w"][order], "v": layers[0]["v"][order], "b": layers[0]["b"]}
-  moved = step(theta, NET.from_layers([first, *layers[1:]]), x[:, order])
-  expected = step(theta, params, x)
-  expected[0] = {**expected[0], **{name: expected[0][name][order] for name in ("w", "v")}}
+  first, *others = params.layers
+  first = first._replace(w=first.w[order], v=first.v[order])
+  moved = step(theta, Params.of_layers([first, *others]), x[:, order])
+  first, *others = step(theta, params, x)
+  expected = [first._replace(w=first.w[order], v=first.v[order]), *others]
   if blind:
     check_close(moved, expected)
   else:
@@ -206,10 +205,7 @@ def test_order_of_inputs(blind, theta, params, x, step, strict):
 
 def test_scale_of_all_weights_is_normalised_away(theta, params, x, step, strict):
   """W is seen relative to the root mean square of a column or of a layer, V and deltas likewise."""
-  scaled = {
-    name: {"w": 8 * leaves["w"], "b": leaves["b"], "v": 4 * leaves["v"]}
-    for name, leaves in params.items()
-  }
+  scaled = Params(tuple(Weights(8 * stack.w, stack.b, 4 * stack.v) for stack in params.stacks))
   check_close(step(theta, scaled, x), step(theta, params, x), atol=2e-4)
 
 
@@ -220,17 +216,17 @@ def test_shift_and_scale_of_all_inputs_are_normalised_away(theta, params, x, ste
 
 def test_backward_updates_are_those_of_v(theta, params, x, step, strict):
   """With V = W and readouts alike both matrices get the same change, else not."""
-  same_v = {name: {**leaves, "v": leaves["w"]} for name, leaves in params.items()}
+  same_v = Params(tuple(stack._replace(v=stack.w) for stack in params.stacks))
   mirrored = theta | {
     name.replace("forward", "backward"): leaves
     for name, leaves in theta.items()
     if name.startswith("forward")
   }
   for layer in step(mirrored, same_v, x):
-    np.testing.assert_allclose(layer["v"], layer["w"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(layer.v, layer.w, rtol=0, atol=1e-6)
   for inputs in ((theta, same_v), (mirrored, params)):
     for layer in step(*inputs, x):
-      assert float(jnp.max(jnp.abs(layer["v"] - layer["w"]))) > 1e-3
+      assert float(jnp.max(jnp.abs(layer.v - layer.w))) > 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -240,12 +236,12 @@ def identical_theta(theta):
 
 def test_identical_updates(theta, identical_theta, params, x, step, strict):
   sizes = dataclasses.replace(SIZES, identical_updates=True)
-  out = jax.jit(lambda theta, params, x: changes(theta, sizes, NET, params, NET.apply(params, x)))(
+  out = jax.jit(lambda theta, params, x: changes(theta, sizes, params, NET.apply(params, x)))(
     identical_theta, params, x
   )
-  for layer, separate in zip(NET.layers(out), step(theta, params, x), strict=True):
-    np.testing.assert_array_equal(layer["v"], layer["w"])
-    check_close({k: layer[k] for k in ("w", "b")}, {k: separate[k] for k in ("w", "b")})
+  for layer, separate in zip(out.layers, step(theta, params, x), strict=True):
+    np.testing.assert_array_equal(layer.v, layer.w)
+    check_close((layer.w, layer.b), (separate.w, separate.b))
 
 
 def test_biases_before_a_norm_change_nothing(theta, params, x, step, strict):

@@ -13,7 +13,7 @@ import unsup_rule
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.rule import RuleOptimizer, RuleState, UnsupervisedRule
 from unsup_rule.rule.mlp import MLP, NONLINEARITIES
-from unsup_rule.rule.schedule import InnerSchedule, order_of_step, reordered
+from unsup_rule.rule.schedule import InnerSchedule, order_of_step
 from unsup_rule.rule.update import changes
 from unsup_rule.weights import run_folder
 
@@ -37,14 +37,10 @@ def forward(mlp):
   return jax.jit(mlp.apply)
 
 
-@functools.cache
-def plain_change(mlp):
-  """(theta, params, activations) -> the change by the bare rule."""
-  return jax.jit(functools.partial(_plain_change, mlp))
-
-
-def _plain_change(mlp, theta, params, activations):
-  return changes(theta, SMALLEST, mlp, params, activations)
+@jax.jit
+def plain_change(theta, params, activations):
+  """The change by the bare rule."""
+  return changes(theta, SMALLEST, params, activations)
 
 
 @functools.cache
@@ -68,7 +64,7 @@ def updated(theta, mlp, params, x, *schedules):
 def test_learning_rate(smallest_theta, x, strict):
   params = SMALL.init(jax.random.PRNGKey(1))
   activations = forward(SMALL)(params, x)
-  change = plain_change(SMALL)(smallest_theta, params, activations)
+  change = plain_change(smallest_theta, params, activations)
   for rate in (0.25, 1e-9):
     optimizer = RuleOptimizer(SMALLEST, smallest_theta, InnerSchedule(rate))
     state = optimizer.init(params)
@@ -100,7 +96,7 @@ def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
   step = step_of(InnerSchedule(0.5, decay_steps=1, decay_power=1))
   (state,) = step(smallest_theta, params, forward(SMALL)(params, x), jnp.int32(0))
   activations = forward(SMALL)(state.params, x)
-  change = plain_change(SMALL)(smallest_theta, state.params, activations)
+  change = plain_change(smallest_theta, state.params, activations)
   expected = jax.tree.map(lambda old, c: 0.75 * old - 0.25 * c, state.params, change)
   (after,) = step(smallest_theta, state.params, activations, state.iteration)
   check_close(after.params, expected)
@@ -113,14 +109,14 @@ def test_biases_decay_to_their_resting_values(smallest_theta, x, hidden):
   params = mlp.init(jax.random.PRNGKey(1))
   rest = InnerSchedule(0.25, hidden_bias=0.4, embedding_bias=6.0)
   plain, resting = updated(smallest_theta, mlp, params, x, InnerSchedule(0.25), rest)
-  moved = [b for name in params for b in resting[name]["b"] - plain[name]["b"]]
+  moved = [a.b - b.b for a, b in zip(resting.layers, plain.layers, strict=True)]
   assert len(moved) == len(hidden) + 1
   for i, b_N in enumerate(moved):
     # lr times the resting value: 0.25 * 0.4 and 0.25 * 6.
     np.testing.assert_allclose(b_N, 1.5 if i == len(hidden) else 0.1, rtol=1e-4)
-  for key in ("w", "v"):
-    for name in params:
-      np.testing.assert_array_equal(resting[name][key], plain[name][key])
+  for ours, stack in zip(resting.stacks, plain.stacks, strict=True):
+    np.testing.assert_array_equal(ours.w, stack.w)
+    np.testing.assert_array_equal(ours.v, stack.v)
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
@@ -129,7 +125,7 @@ def test_biases_rest_at_0_where_they_would_saturate(smallest_theta, x, nonlinear
   params = mlp.init(jax.random.PRNGKey(1))
   rest = InnerSchedule(0.25, embedding_bias=6.0)
   plain, resting = updated(smallest_theta, mlp, params, x, InnerSchedule(0.25), rest)
-  moved = resting["layers_0"]["b"] - plain["layers_0"]["b"]
+  moved = resting.stacks[0].b - plain.stacks[0].b
   saturates = nonlinearity in ("tanh", "sigmoid", "step")
   np.testing.assert_allclose(moved, 0.0 if saturates else 1.5, rtol=1e-4)
 
@@ -143,15 +139,15 @@ def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
   change = jax.jit(shuffling.change)
 
   def by_hand(params, x):
-    return plain_change(mlp)(smallest_theta, params, forward(mlp)(params, x))
+    return plain_change(smallest_theta, params, forward(mlp)(params, x))
 
   plain = by_hand(params, x)
   for step, order in ((0, [0, 2, 1]), (2, [1, 0, 2])):
     assert order_of_step(step, 3).tolist() == order
     order = np.array(order)
     shuffled = change(params, forward(mlp)(params, x), step)
-    check_close(reordered(shuffled, order), by_hand(reordered(params, order), x[:, order]))
-    assert np.abs(shuffled["layers_0"]["w"] - plain["layers_0"]["w"]).max() > 1e-4
+    check_close(shuffled.permuted(order), by_hand(params.permuted(order), x[:, order]))
+    assert np.abs(shuffled.stacks[0].w - plain.stacks[0].w).max() > 1e-4
 
 
 def test_each_step_has_an_order_of_its_own(smallest_theta, x):

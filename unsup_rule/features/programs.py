@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.features import frozen
-from unsup_rule.rule.mlp import MLP, Params
+from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.step import step
+from unsup_rule.rule.structures import Params
 from unsup_rule.rule.theta import Sizes, Theta
 
 Rows = Callable[[np.ndarray], np.ndarray]  # numbers of rows -> float32 [.., n_0]

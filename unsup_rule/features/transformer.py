@@ -17,7 +17,6 @@ from tqdm import tqdm
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import programs
 from unsup_rule.rule.mlp import MLP, mlp_of
-from unsup_rule.rule.schedule import reordered
 from unsup_rule.weights.pretrained import Pretrained, pretrained
 
 _STATISTICS_ROWS = 4096
@@ -44,8 +43,8 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     verbose: whether `fit` shows a progress bar.
 
   Attributes:
-    params_: {W, b, V} of the base model.
-    network_: {"layers_r": {"w", "b"}}, what `transform` computes with (`features/frozen.py`).
+    params_: {W, b, V} of the base model; `params_.layer(1).w` is W_1.
+    network_: weights and offsets that `transform` computes with (`features/frozen.py`).
     scaler_: the `StandardScaler` of the inputs, or None.
     n_steps_: applications of the rule so far.
     order_: the order of inputs that the rule is shown; all else is in that of X.
@@ -134,16 +133,16 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
       params = programs.train(
         (rule.sizes, rule.theta, rule.schedule),
         mlp,
-        reordered(self.params_, self.order_),
+        self.params_.permuted(self.order_),
         self.n_steps_,
         lambda numbers: rows(numbers)[..., self.order_],
         batches,
         bar.update,
       )
-    moved = reordered(params, np.argsort(self.order_))
+    moved = params.permuted(np.argsort(self.order_))
     self.params_ = jax.tree.map(np.asarray, moved)
     self.n_steps_ += steps
-    if not all(np.isfinite(leaf).all() for run in self.params_.values() for leaf in run.values()):
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.params_)):
       raise UnsupRuleError(
         f"the weights are not finite after {self.n_steps_} steps; use fewer, or another rule"
       )

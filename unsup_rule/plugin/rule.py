@@ -14,9 +14,9 @@ from unsup_rule import compat  # noqa: F401  (first: makes the library importabl
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.theta import checked_coefficients, init_theta, with_coefficients
 from unsup_rule.rule import tuning
-from unsup_rule.rule.mlp import Activations, Params, mlp_of
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.step import applied, check_fit, scheduled_change
+from unsup_rule.rule.structures import Activations, Params
 from unsup_rule.rule.theta import Sizes, Theta
 from unsup_rule.rule.update import changes
 
@@ -197,15 +197,14 @@ class RuleOptimizer(opt_base.Optimizer):
       model_state: its activations, as `MLP.apply` returns them.
       step: number of the step, which the order of shuffled inputs depends on.
     """
-    if not isinstance(model_state, dict) or "x0" not in model_state:
+    if not isinstance(model_state, Activations):
       raise UnsupRuleError(
         "the rule found no activations in model_state; train an MLPTask, or pass "
         "MLP.apply(params, x)"
       )
-    mlp = mlp_of(params)
 
-    def compute(theta, params, activations):
-      return changes(self._unpacked(theta), self.sizes, mlp, params, activations)
+    def compute(theta: jax.Array, params: Params, activations: Activations) -> Params:
+      return changes(self._unpacked(theta), self.sizes, params, activations)
 
     prepared = tuning.prepared(compute, self.remat, self.task_batching)
     compute_change = functools.partial(prepared, self._theta)

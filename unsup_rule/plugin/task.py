@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from unsup_rule import compat, prng  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import ProbeResult, RidgeProbe, Targets
-from unsup_rule.rule.mlp import MLP, Activations, Params
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.structures import Activations, Params
 from unsup_rule.tasks.sampler import TaskParams, TaskSampler
 
 from learned_optimization.tasks import base as tasks_base  # isort: skip

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.mlp import MLP, Params
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.structures import Params, Weights
 
 THETA_PREFIX = "MoreLocalWeightUpdateProcess/"
 BASE_PREFIX = "LocalWeightUpdateWLearner/LinearBatchNorm"
@@ -46,9 +47,9 @@ def base_model_from_tf(
       "expected 0 .. 2L-1"
     )
   layers = [
-    {"w": found[i]["w"], "b": found[i]["b"].reshape(-1), "v": found[n_layers + i]["w"]}
+    Weights(found[i]["w"], found[i]["b"].reshape(-1), found[n_layers + i]["w"])
     for i in range(n_layers)
   ]
-  sizes = [layers[0]["w"].shape[0]] + [layer["w"].shape[1] for layer in layers]
+  sizes = [layers[0].w.shape[0]] + [layer.w.shape[1] for layer in layers]
   mlp = MLP(sizes[0], tuple(sizes[1:-1]), sizes[-1], nonlinearity)
-  return mlp, mlp.from_layers(layers)
+  return mlp, Params.of_layers(layers)

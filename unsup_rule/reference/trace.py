@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,9 @@ from unsup_rule.reference.tf_names import (
   base_model_from_tf,
   theta_from_tf,
 )
-from unsup_rule.rule.capture import recording
-from unsup_rule.rule.mlp import MLP, Params, flatten_examples
+from unsup_rule.rule.capture import Captured, capturing
+from unsup_rule.rule.mlp import MLP, flatten_examples
+from unsup_rule.rule.structures import Activations, Params
 from unsup_rule.rule.theta import Sizes, Theta, sizes_of
 from unsup_rule.rule.update import changes
 
@@ -129,26 +129,30 @@ class Case:
     """Sizes of the rule, from theta's shapes."""
     return sizes_of(self.theta)
 
-  def step(self, theta: Theta, phi: Params, x: jax.Array) -> tuple[Any, Params]:
+  def step(self, theta: Theta, phi: Params, x: jax.Array) -> tuple[Activations, Params]:
     """Activations and changes for one batch of images."""
     return _step(self.mlp, self.sizes, theta, phi, x)
 
 
-def _step(mlp: MLP, sizes: Sizes, theta: Theta, phi: Params, x: jax.Array) -> tuple[Any, Params]:
+def _step(
+  mlp: MLP, sizes: Sizes, theta: Theta, phi: Params, x: jax.Array
+) -> tuple[Activations, Params]:
   activations = mlp.apply(phi, flatten_examples(x))
-  return activations, changes(theta, sizes, mlp, phi, activations)
+  return activations, changes(theta, sizes, phi, activations)
 
 
-def _recorded_step(mlp: MLP, sizes: Sizes, theta: Theta, phi: Params, x: jax.Array) -> Any:
+def _captured_step(
+  mlp: MLP, sizes: Sizes, theta: Theta, phi: Params, x: jax.Array
+) -> tuple[Activations, Captured]:
   """Activations, and all intermediates by name."""
-  with recording() as tape:
+  with capturing() as captured:
     activations, _ = _step(mlp, sizes, theta, phi, x)
-  return activations, tape
+  return activations, captured
 
 
 # Traces of one architecture share compiled programs.
 _compiled_step = jax.jit(_step, static_argnums=(0, 1))
-_compiled_recorded_step = jax.jit(_recorded_step, static_argnums=(0, 1))
+_compiled_captured_step = jax.jit(_captured_step, static_argnums=(0, 1))
 
 
 def read_case(trace: Arrays, theta: Theta | None = None) -> Case:
@@ -177,18 +181,17 @@ def recompute_update(
     jit: compile, or run operation by operation.
   """
   case = read_case(trace, theta)
-  recorded = _compiled_recorded_step if jit else _recorded_step
-  activations, tape = recorded(case.mlp, case.sizes, case.theta, case.phi, case.batches[0])
+  run = _compiled_captured_step if jit else _captured_step
+  activations, captured = run(case.mlp, case.sizes, case.theta, case.phi, case.batches[0])
   out = {}
-  layers = case.mlp.layers({k: v for k, v in activations.items() if k.startswith("layers_")})
-  top = tape[f"l{case.mlp.n_layers}/d_in"]
-  values = {"base/x0": activations["x0"], "top_delta/d": top.transpose(1, 2, 0)}
-  for m, layer in enumerate(layers):
-    values[f"base/x{m + 1}"], values[f"base/z{m}"] = layer["x"], layer["z"]
+  top = captured[f"l{case.mlp.n_layers}/d_in"]
+  values = {"base/x0": activations.x_0, "top_delta/d": top.transpose(1, 2, 0)}
+  for m, layer in enumerate(activations.layers):
+    values[f"base/x{m + 1}"], values[f"base/z{m}"] = layer.x, layer.z
   for key in trace:
-    name = _tape_name(key)
-    if name is not None and name in tape:
-      value = tape[name]
+    name = _captured_name(key)
+    if name is not None and name in captured:
+      value = captured[name]
       values[key] = value.transpose(_axes(key)) if value.ndim == 3 else value
   out = {key: np.asarray(value) for key, value in values.items() if key in trace}
   return out | _trajectories(trace, case, _compiled_step if jit else _step)
@@ -200,8 +203,8 @@ def _axes(key: str) -> tuple[int, int, int]:
   return (1, 2, 0) if batch_first else (2, 1, 0)
 
 
-def _tape_name(key: str) -> str | None:
-  """The tape's name for an array of a trace."""
+def _captured_name(key: str) -> str | None:
+  """Our name of the captured value for an array of a trace."""
   if match := re.fullmatch(r"(h|delta|d_in|d_out)/l(\d+)", key):
     return f"l{match[2]}/{match[1]}"
   if match := re.fullmatch(r"(terms_before|terms_after)/(\w+)/w(\d+)/(\w+)", key):
@@ -232,18 +235,20 @@ def _trajectories(trace: Arrays, case: Case, step: Callable) -> dict[str, np.nda
       _, change = step(case.mlp, case.sizes, case.theta, phi, case.batches[n - 1])
       phi = jax.tree.map(lambda old, c, lr=rate: old * (1 - lr) - lr * c, phi, change)
       if n in steps:
-        out |= {steps[n] + name: value for name, value in _tf_phi(trace, case.mlp, phi).items()}
+        out |= {steps[n] + name: value for name, value in _tf_phi(trace, phi).items()}
   return {key: np.asarray(value) for key, value in out.items() if key in trace}
 
 
-def _tf_phi(trace: Arrays, mlp: MLP, phi: Params) -> dict[str, jax.Array]:
+def _tf_phi(trace: Arrays, phi: Params) -> dict[str, jax.Array]:
   """Our {W, b, V} under the names of the authors' program; unused backward biases do not change."""
   out = {}
-  for i, layer in enumerate(mlp.layers(phi)):
-    for number, weights in ((i, "w"), (mlp.n_layers + i, "v")):
-      prefix = BASE_PREFIX + (f"_{number}" if number else "")
-      out[f"{prefix}/linear/w"] = layer[weights]
-      out[f"{prefix}/b"] = layer["b"][None] if weights == "w" else trace[f"phi0/{prefix}/b"]
+  layers = phi.layers
+  for i, layer in enumerate(layers):
+    forward, backward = (
+      BASE_PREFIX + (f"_{number}" if number else "") for number in (i, len(layers) + i)
+    )
+    out |= {f"{forward}/linear/w": layer.w, f"{forward}/b": layer.b[None]}
+    out |= {f"{backward}/linear/w": layer.v, f"{backward}/b": trace[f"phi0/{backward}/b"]}
   return out
 
 
@@ -255,10 +260,10 @@ def recompute_gradient(
 
   def objective(theta, phi, x):
     total = jnp.zeros(())
-    for m, layer in enumerate(case.mlp.layers(case.step(theta, phi, x)[1])):
-      for key, name in ((f"forward/w{m}", "w"), (f"backward/w{m}", "v"), (f"b{m}", "b")):
+    for m, layer in enumerate(case.step(theta, phi, x)[1].layers):
+      for key, change in zip((f"forward/w{m}", f"b{m}", f"backward/w{m}"), layer, strict=True):
         if f"proj/{key}" in trace:
-          total += jnp.sum(layer[name] * trace[f"proj/{key}"])
+          total += jnp.sum(change * trace[f"proj/{key}"])
     return total
 
   function = jax.value_and_grad(objective, argnums=(0, 1, 2))
@@ -267,7 +272,7 @@ def recompute_gradient(
   out = {"J": value, "dJ_dx": d_x}
   for module, leaves in d_theta.items():
     out |= {f"dJ_dtheta/{THETA_PREFIX}{module}/{leaf}": g for leaf, g in leaves.items()}
-  out |= {f"dJ_dphi/{name}": g for name, g in _tf_phi(base, case.mlp, d_phi).items()}
+  out |= {f"dJ_dphi/{name}": g for name, g in _tf_phi(base, d_phi).items()}
   return {key: np.asarray(value) for key, value in out.items() if key in trace}
 
 

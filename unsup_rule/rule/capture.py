@@ -1,4 +1,4 @@
-"""Recording of intermediate values, to compare with recorded traces; free when nobody records."""
+"""Capture of intermediate values, to compare with recordings; free when nobody captures."""
 
 import contextlib
 import contextvars
@@ -6,47 +6,47 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-Tape = dict[str, jax.Array]
-_tape: contextvars.ContextVar[tuple[Tape, str] | None] = contextvars.ContextVar(
-  "tape", default=None
+Captured = dict[str, jax.Array]
+_state: contextvars.ContextVar[tuple[Captured, str] | None] = contextvars.ContextVar(
+  "captured", default=None
 )
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[Tape]:
-  """Collects every `record`ed value under its scoped name; works inside a jitted function too.
+def capturing() -> Iterator[Captured]:
+  """Collects every `capture`d value under its scoped name; works inside a jitted function too.
 
-  While a tape runs, layers are unrolled in place of being scanned, so that each can be seen.
+  Meanwhile layers are unrolled in place of being scanned, so that each can be seen.
   """
-  tape: Tape = {}
-  token = _tape.set((tape, ""))
+  captured: Captured = {}
+  token = _state.set((captured, ""))
   try:
-    yield tape
+    yield captured
   finally:
-    _tape.reset(token)
+    _state.reset(token)
 
 
-def is_recording() -> bool:
-  """Whether a tape is running."""
-  return _tape.get() is not None
+def is_capturing() -> bool:
+  """Whether somebody captures."""
+  return _state.get() is not None
 
 
 @contextlib.contextmanager
 def scope(name: str) -> Iterator[None]:
-  """Prefixes the names recorded inside with `name/`."""
-  state = _tape.get()
+  """Prefixes the names captured inside with `name/`."""
+  state = _state.get()
   if state is None:
     yield
     return
-  token = _tape.set((state[0], f"{state[1]}{name}/"))
+  token = _state.set((state[0], f"{state[1]}{name}/"))
   try:
     yield
   finally:
-    _tape.reset(token)
+    _state.reset(token)
 
 
-def record(name: str, value: Callable[[], jax.Array]) -> None:
-  """Records `value()` if a tape is running; otherwise it is not even computed."""
-  state = _tape.get()
+def capture(name: str, value: Callable[[], jax.Array]) -> None:
+  """Keeps `value()` if somebody captures; otherwise it is not even computed."""
+  state = _state.get()
   if state is not None:
     state[0][state[1] + name] = value()

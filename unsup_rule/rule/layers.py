@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.rule.capture import is_recording, record
+from unsup_rule.rule.capture import capture, is_capturing
 from unsup_rule.rule.theta import Theta
 from unsup_rule.rule.tuning import apart
 
@@ -106,14 +106,14 @@ def _mean(x_CxBxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:
 def conv_bn_relu(
   theta: Theta, conv: str, norm: str, x_CxBxN: jax.Array, axis: int, mask_B: jax.Array | None
 ) -> jax.Array:
-  """relu(BN(conv(x))). The conv's bias is cancelled by BN, so it is only shown to a tape."""
+  """relu(BN(conv(x))). The conv's bias is cancelled by BN, so it only shows in a capture."""
   w, beta = theta[conv]["w"], theta[norm]["beta"]
-  if mask_B is None and not is_recording():
+  if mask_B is None and not is_capturing():
     return _block(x_CxBxN, w, beta, axis)
   y = convolve(masked(x_CxBxN, mask_B) if axis == BATCH else x_CxBxN, w, axis)
-  record(conv, lambda: y + theta[conv]["b"][:, None, None])
+  capture(conv, lambda: y + theta[conv]["b"][:, None, None])
   y = batch_norm(y, beta, mask_B)
-  record(norm, lambda: y)
+  capture(norm, lambda: y)
   return jax.nn.relu(y)
 
 

@@ -4,12 +4,30 @@ Shape legend: B examples, M units below, N units of this layer, C channels, D de
 channels come first.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.rule.capture import record, scope
+from unsup_rule.rule.capture import capture, scope
 from unsup_rule.rule.layers import BATCH, UNITS, batch_norm, conv_bn_relu, convolve, linear, masked
 from unsup_rule.rule.theta import Sizes, Theta, numbered
+
+
+class Units(NamedTuple):
+  """What is known in and around the units of a layer.
+
+  Attributes:
+    x: activities [B, N].
+    z: before the nonlinearity [B, N]; of the input layer x.
+    b: biases [N]; of the input layer 0.
+    statistics: of the raw weights below and above, [8, N] (`weight_statistics`).
+  """
+
+  x: jax.Array
+  z: jax.Array
+  b: jax.Array
+  statistics: jax.Array
 
 
 def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:
@@ -29,7 +47,7 @@ def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | 
     last = name(f"conv_1d_{3 + sizes.top_delta_layers}")
     d_DxBxN = convolve(masked(a, mask_B), theta[last]["w"], BATCH)
     d_DxBxN = d_DxBxN + theta[last]["b"][:, None, None]
-    record(last, lambda: d_DxBxN)
+    capture(last, lambda: d_DxBxN)
   return d_DxBxN
 
 
@@ -55,14 +73,14 @@ def features(
   )
   parts = jnp.concatenate([x_BxN[None], z_BxN[None], waves_2xBxN, d_DxBxN])
   normalised = batch_norm(parts, theta["batch_norm"]["beta"], mask_B)
-  record("batch_norm", lambda: normalised)
+  capture("batch_norm", lambda: normalised)
   return normalised
 
 
 def layer_network(
   theta: Theta,
   sizes: Sizes,
-  layer: dict[str, jax.Array],
+  layer: Units,
   d_DxBxN: jax.Array,
   mask_B: jax.Array | None,
 ) -> jax.Array:
@@ -71,16 +89,15 @@ def layer_network(
   Args:
     theta: parameters of the rule.
     sizes: its sizes.
-    layer: "x" and "z" [B,N] (z = x for the input layer), "b" [N] (zeros for the input layer) and
-      "statistics" [8,N] of the raw weights below and above (`weight_statistics`).
+    layer: the units.
     d_DxBxN: the delta that arrives at the layer.
     mask_B: 1 for examples that are there, or None.
   """
-  s_8xN = layer["statistics"]
+  s_8xN = layer.statistics
   s_8xN = s_8xN * jax.lax.rsqrt(jnp.mean(jnp.square(s_8xN)) + 1e-6)
-  constant_9xN = jnp.concatenate([s_8xN, layer["b"][None]])
-  constant = jnp.broadcast_to(constant_9xN[:, None], (9, *layer["x"].shape))
-  a = jnp.concatenate([constant, features(layer["x"], layer["z"], d_DxBxN, theta, mask_B)])
+  constant_9xN = jnp.concatenate([s_8xN, layer.b[None]])
+  constant = jnp.broadcast_to(constant_9xN[:, None], (9, *layer.x.shape))
+  a = jnp.concatenate([constant, features(layer.x, layer.z, d_DxBxN, theta, mask_B)])
   for i in range(1 + sizes.compute_h_layers):
     conv, norm = numbered("conv_1d", i), f"batch_norm_{1 + i}"
     a = conv_bn_relu(theta, conv, norm, a, BATCH, mask_B)

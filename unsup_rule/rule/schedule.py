@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.mlp import Activations, Params
+from unsup_rule.rule.structures import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,49 +62,27 @@ class InnerSchedule:
       return self.learning_rate
     return self.learning_rate * (1 + step / self.decay_steps) ** -jnp.float32(self.decay_power)
 
-  def with_rest(self, change: Params, slope: jax.Array) -> Params:
+  def with_rest(self, change: Params, slope: float) -> Params:
     """The change less the resting biases, so that (1 - lr) b - lr change decays to them (4.19).
 
     Args:
-      change: a tree like {W, b, V}.
-      slope: of the nonlinearity far above 0, a scalar; one that saturates there keeps rest 0.
+      change: of {W, b, V}.
+      slope: of the nonlinearity far above 0; one that saturates there keeps rest 0.
     """
     if not (self.hidden_bias or self.embedding_bias):
       return change
-    out, left = {}, sum(len(layers["b"]) for layers in change.values())
-    for i in range(len(change)):
-      name = f"layers_{i}"
-      b_RxN = change[name]["b"]
-      left -= len(b_RxN)
-      rest_R = np.full(len(b_RxN), self.hidden_bias, np.float32)
-      if left == 0:
-        rest_R[-1] = self.embedding_bias
-      out[name] = {**change[name], "b": b_RxN - slope * rest_R[:, None]}
-    return out
+    stacks = []
+    for stack in change.stacks:
+      rest_R = np.full(len(stack.b), slope * self.hidden_bias, np.float32)
+      if stack is change.stacks[-1]:
+        rest_R[-1] = slope * self.embedding_bias
+      stacks.append(stack._replace(b=stack.b - rest_R[:, None]))
+    return Params(tuple(stacks))
 
 
 def order_of_step(step: jax.Array | int, n_inputs: int) -> jax.Array:
   """A random order of the inputs, [n_0], for each step another; the same for all base models."""
   return jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(0), step), n_inputs)
-
-
-def shown(
-  params: Params, activations: Activations, order_N: jax.Array
-) -> tuple[Params, Activations]:
-  """Base model and batch as the rule sees them when its inputs come in this order."""
-  x_BxN = jnp.asarray(activations["x0"])
-  return reordered(params, order_N), {**activations, "x0": x_BxN[:, order_N]}
-
-
-def reordered(params: Params, order_N: jax.Array | np.ndarray) -> Params:
-  """{W, b, V} that do with inputs x[:, order] what `params` do with x."""
-  bottom = dict(params["layers_0"])
-  for key in ("w", "v"):
-    stacked_RxMxN = jnp.asarray(bottom[key])
-    lowest_1xMxN = stacked_RxMxN[:1, order_N]
-    rest = stacked_RxMxN[1:]
-    bottom[key] = jnp.concatenate([lowest_1xMxN, rest]) if len(rest) else lowest_1xMxN
-  return {**params, "layers_0": bottom}
 
 
 def read_setting(text: str) -> Any:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.mlp import Activations, Params, mlp_of
-from unsup_rule.rule.schedule import InnerSchedule, order_of_step, reordered, shown
+from unsup_rule.rule.mlp import mlp_of
+from unsup_rule.rule.schedule import InnerSchedule, order_of_step
+from unsup_rule.rule.structures import Activations, Params
 from unsup_rule.rule.theta import Sizes, Theta
 from unsup_rule.rule.update import changes
 
@@ -34,10 +35,9 @@ def step(
     UnsupRuleError: the embedding is of another width than theta's, or the batch of one example.
   """
   check_fit(sizes, params)
-  mlp = mlp_of(params)
 
   def compute(params: Params, activations: Activations) -> Params:
-    return changes(theta, sizes, mlp, params, activations)
+    return changes(theta, sizes, params, activations)
 
   change = scheduled_change(schedule, compute, params, activations, t)
   return applied(schedule, params, change, t)
@@ -59,19 +59,18 @@ def scheduled_change(
     activations: of a batch.
     t: number of the step.
   """
-  if activations["x0"].shape[0] < 2:
+  batch, n_inputs = activations.x_0.shape
+  if batch < 2:
     raise UnsupRuleError(
       "a batch of one example has no batch statistics; give the rule 2 or more, better 32"
     )
-  slope = activations["slope"]
-  activations = {key: value for key, value in activations.items() if key != "slope"}
   if not schedule.shuffle_inputs:
     change = compute(params, activations)
   else:
-    order_N = order_of_step(t, activations["x0"].shape[1])
-    change = compute(*shown(params, activations, order_N))
-    change = reordered(change, jnp.argsort(order_N))
-  return schedule.with_rest(change, slope)
+    order_N = order_of_step(t, n_inputs)
+    change = compute(params.permuted(order_N), activations.permuted(order_N))
+    change = change.permuted(jnp.argsort(order_N))
+  return schedule.with_rest(change, activations.slope)
 
 
 def applied(schedule: InnerSchedule, params: Params, change: Params, t: jax.Array | int) -> Params:

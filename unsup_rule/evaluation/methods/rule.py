@@ -44,7 +44,7 @@ class Rule:
 
     def inside(state, x_ExP):
       # What figures show of one model: bottom weights [P, units] and the embedding [E, F].
-      weights = state.params["layers_0"]["w"][0][:, :_SHOWN_UNITS]
+      weights = state.params.layer(1).w[:, :_SHOWN_UNITS]
       return {"weights": weights, "embedding": features(state, x_ExP)}
 
     return base.training(base.Learner(init, step, features, inside=inside), setting, inputs)
