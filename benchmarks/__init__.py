@@ -7,3 +7,5 @@ distributed    how many workers scale, and what one learner absorbs
 soak           training while its processes are killed
 population     a population beside a sweep
 """
+
+import unsup_rule  # noqa: F401  Before any of them imports learned_optimization.
