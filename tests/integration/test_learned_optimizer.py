@@ -38,7 +38,7 @@ def family():
 
 @pytest.fixture(scope="module")
 def task(family):
-  return family.task_fn(family.sample(KEY))
+  return family.task_fn(jax.jit(family.sample)(KEY))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,9 @@ def inner_step(task, optimizer):
 def before_and_after(rule, theta, task):
   """One update: the state before, the activations, the state after."""
   optimizer = rule.opt_fn(theta)
-  params, model_state = task.init_with_state(KEY)
+  params, model_state = jax.jit(task.init_with_state)(KEY)
   state = optimizer.init(params, model_state)
-  _, activations = task.loss_with_state(params, model_state, KEY)
+  _, activations = jax.jit(task.loss_with_state)(params, model_state, KEY)
   after = jax.jit(lambda state, a: optimizer.update(state, model_state=a))(state, activations)
   return state, activations, after
 
@@ -100,8 +100,8 @@ def test_library_smoketest_of_the_task_family(family):
 
 
 def test_initial_model_state_has_the_shape_of_activations(task):
-  params, zeros = task.init_with_state(KEY)
-  _, activations = task.loss_with_state(params, zeros, KEY)
+  params, zeros = jax.jit(task.init_with_state)(KEY)
+  _, activations = jax.jit(task.loss_with_state)(params, zeros, KEY)
   assert jax.tree_util.tree_map(jnp.shape, zeros) == jax.tree_util.tree_map(jnp.shape, activations)
   assert not any(np.any(leaf) for leaf in jax.tree_util.tree_leaves(zeros))
 
@@ -130,7 +130,7 @@ def test_loss_is_the_probe_on_labels_and_activations_are_of_the_unlabelled_batch
 
 def test_embedding_of_another_width(rule, theta, family):
   wide = MLPTaskFamily(family.sampler, (5,), 6)
-  params = wide.task_fn(wide.sample(KEY)).init(KEY)
+  params = jax.jit(lambda key: wide.task_fn(wide.sample(key)).init(key))(KEY)
   message = "the embedding has 6 units but this theta was made for 4; use n_outputs=4"
   with pytest.raises(UnsupRuleError, match=message):
     rule.opt_fn(theta).init(params)
@@ -139,7 +139,7 @@ def test_embedding_of_another_width(rule, theta, family):
 @pytest.mark.parametrize("model_state", [None, (), {"layers_0": jnp.ones(3)}])
 def test_no_activations(model_state, rule, theta, task):
   optimizer = rule.opt_fn(theta)
-  state = optimizer.init(task.init(KEY))
+  state = optimizer.init(jax.jit(task.init)(KEY))
   with pytest.raises(UnsupRuleError, match="no activations in model_state; train an MLPTask"):
     optimizer.update(state, model_state=model_state)
 
@@ -187,7 +187,7 @@ def test_wrapped_by_the_library(rule, theta, before_and_after):
 def test_unused_gradient_costs_nothing(rule, theta, task):
   """A step by the library differentiates the base model; compiled, that is gone."""
   optimizer = rule.opt_fn(theta)
-  state = optimizer.init(task.init(KEY))
+  state = optimizer.init(jax.jit(task.init)(KEY))
 
   def bare(state, key):
     _, activations = task.loss_with_state(state.params, None, key)
@@ -208,7 +208,7 @@ def train(task, optimizer, steps):
     state = optimizer.init(params, None, num_steps=steps)
     return jax.lax.scan(inner_step(task, optimizer), state, jnp.stack([KEY] * steps))[1]
 
-  return np.asarray(run(task.init(KEY)))
+  return np.asarray(run(jax.jit(task.init)(KEY)))
 
 
 class WithoutState(opt_base.Optimizer):
@@ -242,7 +242,7 @@ def test_mlp_lopt_trains_the_task(task):
   """Its random theta goes anywhere; meta-trained for some steps it goes down."""
   lopt = mlp_lopt.MLPLOpt()
   model_state = task.init_with_state(KEY)[1]
-  params = task.init(KEY)
+  params = jax.jit(task.init)(KEY)
 
   @jax.jit
   @jax.value_and_grad
