@@ -12,10 +12,9 @@ import environment  # isort: split  First, since jax reads it when it is importe
 import gin
 import jax
 import pytest
-from rule_helpers import SMALLEST, noisy
+from rule_helpers import SMALLEST, drawn_theta, noisy
 
 import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
-from unsup_rule.plugin.theta import init_theta
 
 _STATM = pathlib.Path("/proc/self/statm")
 _MOST_BYTES = 1_300_000_000
@@ -81,7 +80,7 @@ def strict() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smallest_theta():
   """A theta of the sizes `SMALLEST`."""
-  return noisy(init_theta(SMALLEST, jax.random.PRNGKey(0)), 0.1)
+  return noisy(drawn_theta(SMALLEST), 0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from rule_helpers import drawn_theta
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifier
 
 import unsup_rule
 from unsup_rule import UnsupervisedFeatures
-from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.structures import Params, Weights
 from unsup_rule.weights.pretrained import names
@@ -50,7 +50,7 @@ def test_tree_fits_the_rule_it_makes(name):
   rule = unsup_rule.pretrained(name)
   like = jax.eval_shape(rule.learned_optimizer().init, jax.random.PRNGKey(0))
   assert jax.tree.structure(rule.theta) == jax.tree.structure(dict(like))
-  drawn = init_theta(rule.sizes, jax.random.PRNGKey(0))
+  drawn = drawn_theta(rule.sizes)
   moved = jax.tree.map(lambda a, b: float(np.abs(a - b).mean()), rule.theta, drawn)
   assert np.mean(jax.tree.leaves(moved)) > 0.01, "this theta was not trained"
 

@@ -2,13 +2,12 @@
 
 import pathlib
 
-import jax
 import numpy as np
+from rule_helpers import drawn_theta
 
 from unsup_rule.data import Dataset
 from unsup_rule.evaluation.setting import Data, Setting
 from unsup_rule.meta import run_folder
-from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.theta import Sizes
 from unsup_rule.weights.archive import Archive, Use
@@ -19,7 +18,7 @@ SIZES = Sizes(output_size=8, top_delta_size=4, compute_h_size=4, delta_dim=2, nu
 def rule_folder(folder: pathlib.Path, sizes: Sizes = SIZES) -> pathlib.Path:
   """A folder as a run leaves it, with a theta that is not trained."""
   origin = {"gin": "trainer.seed = 5\n", "data_sets": ["a", "b"], "seed": 5}
-  theta = init_theta(sizes, jax.random.PRNGKey(0))
+  theta = drawn_theta(sizes)
   run_folder.write_rule(folder, Archive(theta, InnerSchedule(3e-3), Use(), origin))
   return folder
 

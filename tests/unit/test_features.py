@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from evaluation_helpers import SIZES
+from rule_helpers import drawn_theta, drawn_weights
 from sklearn.base import clone
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -18,7 +19,6 @@ import unsup_rule
 from unsup_rule import UnsupervisedFeatures
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import frozen, programs
-from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.weights.archive import Archive, Use
@@ -27,7 +27,7 @@ from unsup_rule.weights.archive import Archive, Use
 @pytest.fixture(scope="module")
 def rule(tmp_path_factory):
   """A small one, not trained, with an embedding of 8, made for 10 steps on 16 rows."""
-  theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
+  theta = jax.tree.map(np.asarray, drawn_theta(SIZES, 0))
   path = tmp_path_factory.mktemp("rule") / "small.npz"
   Archive(theta, InnerSchedule(0.01, 50.0), Use(10, 16), {}).write(path)
   return str(path)
@@ -82,7 +82,7 @@ def test_is_the_rule_applied_to_standardised_rows(rule, data, fitted):
 def test_permuted_weights_fit_permuted_inputs(n_inputs):
   """With 6 inputs the bottom matrix is stacked with others, whose rows are hidden units."""
   mlp, order = MLP(n_inputs, (6, 6), 8), np.random.default_rng(0).permutation(n_inputs)
-  params = mlp.init(jax.random.PRNGKey(0))
+  params = drawn_weights(mlp, 0)
   x = np.random.default_rng(1).normal(size=(9, n_inputs)).astype(np.float32)
   moved = params.permuted(order)
   np.testing.assert_allclose(
@@ -111,7 +111,7 @@ def test_other_rows_in_a_large_batch_are_embedded_nearly_alike():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(7000, 12)).astype(np.float32)
   mlp = MLP(12, (16, 16), 8)
-  params = mlp.init(jax.random.PRNGKey(0))
+  params = drawn_weights(mlp, 0)
   network = programs.freeze(mlp, params, x[:4000])
   own = np.asarray(frozen.embed(mlp, network, x[4000:]))
   by_batch = np.asarray(mlp.features(params, x[4000:]))
@@ -122,7 +122,7 @@ def test_other_rows_in_a_large_batch_are_embedded_nearly_alike():
 
 def test_masked_rows_do_not_count(data):
   mlp, x = MLP(12, (6, 6), 8, "tanh"), data[0][:40].astype(np.float32)
-  params = mlp.init(jax.random.PRNGKey(0))
+  params = drawn_weights(mlp, 0)
   mask = jnp.arange(40) < 30
   masked = frozen.freeze(mlp, params, jnp.asarray(x), mask.astype(jnp.float32))
   jax.tree.map(

@@ -28,8 +28,15 @@ def check(expected, actual):
   assert not failed
 
 
-@pytest.mark.parametrize("jit", [True, False], ids=["jit", "eager"])
-@pytest.mark.parametrize("name", UPDATES)
+# Operation by operation: hundreds of programs, so the largest in `make test-slow`.
+@pytest.mark.parametrize(
+  ("name", "jit"),
+  [
+    *[pytest.param(name, True, id=f"{name}-jit") for name in UPDATES],
+    *[pytest.param(name, False, id=f"{name}-eager") for name in UPDATES[:2]],
+    pytest.param("default", False, id="default-eager", marks=pytest.mark.slow),
+  ],
+)
 def test_update(golden, name, jit, strict):
   expected = golden(name)
   actual = trace.recompute_update(expected, jit=jit)
@@ -39,7 +46,9 @@ def test_update(golden, name, jit, strict):
     np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=5e-7, err_msg=key)
 
 
-@pytest.mark.parametrize("jit", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+  "jit", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["jit", "eager"]
+)
 def test_gradient(golden, jit, strict):
   expected = golden("small_separate_grads")
   actual = trace.recompute_gradient(expected, golden("small_separate"), jit=jit)

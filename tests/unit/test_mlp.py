@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rule_helpers import drawn_weights
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import MLP, NONLINEARITIES, flatten_examples
@@ -46,7 +47,7 @@ def test_forward_by_hand(strict):
 @pytest.mark.parametrize("hidden", [(), (4,), (4, 4, 4), (3, 4, 4, 7)])
 def test_forward_against_numpy(hidden, strict):
   mlp = MLP(5, hidden, 4)
-  params = mlp.init(jax.random.PRNGKey(1))
+  params = drawn_weights(mlp, 1)
   activations = mlp.apply(params, jnp.asarray(X))
   np.testing.assert_array_equal(activations.x_0, X)
   ours = activations.layers
@@ -61,7 +62,7 @@ def test_forward_against_numpy(hidden, strict):
 @pytest.mark.parametrize("nonlinearity", sorted(NONLINEARITIES))
 def test_nonlinearity(nonlinearity, strict):
   mlp = MLP(5, (4,), 4, nonlinearity)
-  params = mlp.init(jax.random.PRNGKey(2))
+  params = drawn_weights(mlp, 2)
   features = mlp.features(params, jnp.asarray(X))
   assert features.dtype == jnp.float32
   expected = plain_forward(params.layers, X, nonlinearity)[-1][1]
@@ -96,7 +97,7 @@ def test_equal_neighbours_are_stacked():
 @pytest.mark.parametrize("hidden", [(), (4,), (5, 5, 4), (4, 4, 4, 6, 6)])
 def test_layers_round_trip(hidden, strict):
   mlp = MLP(5, hidden, 4)
-  params = mlp.init(jax.random.PRNGKey(0))
+  params = drawn_weights(mlp, 0)
   layers = params.layers
   shapes = list(zip(mlp.sizes[:-1], mlp.sizes[1:], strict=True))
   assert [layer.w.shape for layer in layers] == shapes
@@ -134,7 +135,7 @@ MASK = np.array([0, 1, 1, 0, 1, 1])
 @pytest.mark.parametrize("hidden", [(4, 4, 4), ()])
 def test_mask_equals_the_smaller_batch(hidden, dtype, strict):
   mlp = MLP(5, hidden, 4)
-  params = mlp.init(jax.random.PRNGKey(4))
+  params = drawn_weights(mlp, 4)
   x = np.where(MASK[:, None] > 0, X, np.float32(np.nan))  # what is missing may be anything
   masked = mlp.apply(params, jnp.asarray(x), jnp.asarray(MASK.astype(dtype)))
   smaller = mlp.apply(params, jnp.asarray(X[MASK > 0]))
@@ -148,7 +149,7 @@ def test_mask_equals_the_smaller_batch(hidden, dtype, strict):
 
 def test_mask_of_ones_changes_nothing(strict):
   mlp = MLP(5, (4,), 4)
-  params = mlp.init(jax.random.PRNGKey(4))
+  params = drawn_weights(mlp, 4)
   masked = mlp.features(params, jnp.asarray(X), jnp.ones(6))
   np.testing.assert_allclose(masked, mlp.features(params, jnp.asarray(X)), rtol=0, atol=1e-5)
 
@@ -156,7 +157,7 @@ def test_mask_of_ones_changes_nothing(strict):
 def test_constant_input_gives_the_biases(strict):
   """No variance over the batch: the normalised value is 0, and nothing is divided by it."""
   mlp = MLP(5, (), 4)
-  params = mlp.init(jax.random.PRNGKey(5))
+  params = drawn_weights(mlp, 5)
   features = mlp.features(params, jnp.zeros((3, 5)))
   np.testing.assert_array_equal(features, jnp.tile(jax.nn.relu(params.stacks[0].b), (3, 1)))
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rule_helpers import SMALL, SMALLEST, noisy
+from rule_helpers import SMALL, SMALLEST, drawn_theta, drawn_weights, noisy
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
@@ -41,12 +41,12 @@ BATCH = 7
 
 @pytest.fixture(scope="module")
 def theta():
-  return noisy(init_theta(SIZES, jax.random.PRNGKey(0)), 0.1)
+  return noisy(drawn_theta(SIZES), 0.1)
 
 
 @pytest.fixture(scope="module")
 def params():
-  return noisy(NET.init(jax.random.PRNGKey(1)), 0.5)
+  return noisy(drawn_weights(NET, 1), 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def test_sizes_of_a_theta(sizes):
 def test_architecture_from_parameters(params):
   assert mlp_of(params) == NET
   uneven = MLP(3, (5, 5, 2), 4)
-  assert mlp_of(uneven.init(jax.random.PRNGKey(0))) == uneven
+  assert mlp_of(drawn_weights(uneven, 0)) == uneven
 
 
 def test_initial_coefficients():
@@ -340,7 +340,7 @@ def test_initial_coefficients():
 
 
 def test_remat_does_not_change_the_meta_gradient(smallest_theta, x, strict):
-  params = SMALL.init(jax.random.PRNGKey(1))
+  params = drawn_weights(SMALL, 1)
 
   def gradient(remat):
     def loss(theta):

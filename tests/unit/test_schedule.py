@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rule_helpers import SMALL, SMALLEST
+from rule_helpers import SMALL, SMALLEST, drawn_weights
 
 import unsup_rule
 from unsup_rule.errors import UnsupRuleError
@@ -62,7 +62,7 @@ def updated(theta, mlp, params, x, *schedules):
 
 
 def test_learning_rate(smallest_theta, x, strict):
-  params = SMALL.init(jax.random.PRNGKey(1))
+  params = drawn_weights(SMALL, 1)
   activations = forward(SMALL)(params, x)
   change = plain_change(smallest_theta, params, activations)
   for rate in (0.25, 1e-9):
@@ -92,7 +92,7 @@ def test_step_size_decays():
 
 
 def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
-  params = SMALL.init(jax.random.PRNGKey(1))
+  params = drawn_weights(SMALL, 1)
   step = step_of(InnerSchedule(0.5, decay_steps=1, decay_power=1))
   (state,) = step(smallest_theta, params, forward(SMALL)(params, x), jnp.int32(0))
   activations = forward(SMALL)(state.params, x)
@@ -106,7 +106,7 @@ def test_decay_counts_the_steps_of_the_state(smallest_theta, x, strict):
 def test_biases_decay_to_their_resting_values(smallest_theta, x, hidden):
   """With hidden (4, 4) the embedding is stacked with layers of its own width."""
   mlp = MLP(3, hidden, 4)
-  params = mlp.init(jax.random.PRNGKey(1))
+  params = drawn_weights(mlp, 1)
   rest = InnerSchedule(0.25, hidden_bias=0.4, embedding_bias=6.0)
   plain, resting = updated(smallest_theta, mlp, params, x, InnerSchedule(0.25), rest)
   moved = [a.b - b.b for a, b in zip(resting.layers, plain.layers, strict=True)]
@@ -122,7 +122,7 @@ def test_biases_decay_to_their_resting_values(smallest_theta, x, hidden):
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_biases_rest_at_0_where_they_would_saturate(smallest_theta, x, nonlinearity):
   mlp = MLP(3, (), 4, nonlinearity)
-  params = mlp.init(jax.random.PRNGKey(1))
+  params = drawn_weights(mlp, 1)
   rest = InnerSchedule(0.25, embedding_bias=6.0)
   plain, resting = updated(smallest_theta, mlp, params, x, InnerSchedule(0.25), rest)
   moved = resting.stacks[0].b - plain.stacks[0].b
@@ -134,7 +134,7 @@ def test_biases_rest_at_0_where_they_would_saturate(smallest_theta, x, nonlinear
 def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
   """With hidden (3,) the bottom matrix is stacked with one whose rows are hidden units."""
   mlp = MLP(3, hidden, 4)
-  params = mlp.init(jax.random.PRNGKey(1))
+  params = drawn_weights(mlp, 1)
   shuffling = RuleOptimizer(SMALLEST, smallest_theta, InnerSchedule(0.25, shuffle_inputs=True))
   change = jax.jit(shuffling.change)
 
@@ -151,7 +151,7 @@ def test_shuffled_inputs_are_inputs_in_another_order(smallest_theta, x, hidden):
 
 
 def test_each_step_has_an_order_of_its_own(smallest_theta, x):
-  params = SMALL.init(jax.random.PRNGKey(1))
+  params = drawn_weights(SMALL, 1)
   schedule = InnerSchedule(0.25, shuffle_inputs=True)
   activations = forward(SMALL)(params, x)
   (state,) = step_of(schedule)(smallest_theta, params, activations, jnp.int32(3))
@@ -168,7 +168,7 @@ def test_a_step_of_another_optimizer_rests_at_the_same_biases(smallest_theta, x)
   rule = UnsupervisedRule(
     **sizes, embedding_bias=6.0, shuffle_inputs=True, inner_optimizer=opt_base.SGD(0.25)
   )
-  params = SMALL.init(jax.random.PRNGKey(1))
+  params = drawn_weights(SMALL, 1)
   optimizer = rule.opt_fn(smallest_theta)
   update = jax.jit(lambda state, activations: optimizer.update(state, model_state=activations))
   state = update(optimizer.init(params), forward(SMALL)(params, x))

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from evaluation_helpers import SIZES, rule_folder
+from rule_helpers import drawn_theta
 
 import unsup_rule
 from unsup_rule.cli.main import main
@@ -19,7 +20,6 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance
 from unsup_rule.meta import gin_files, run_folder, settings
 from unsup_rule.meta.checkpoint import load_theta
-from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.weights.archive import Archive, Use, digest
 from unsup_rule.weights.pretrained import DEFAULT, names
@@ -29,7 +29,7 @@ SMALL = dataclasses.asdict(SIZES)
 
 @pytest.fixture(scope="module")
 def archive():
-  theta = jax.tree.map(np.asarray, init_theta(SIZES, jax.random.PRNGKey(0)))
+  theta = jax.tree.map(np.asarray, drawn_theta(SIZES, 0))
   return Archive(theta, InnerSchedule(3e-3, 100.0), Use(40, 16), {"gin": "a = 1\n", "seed": 3})
 
 
@@ -230,7 +230,7 @@ def test_export_with_other_dynamics(path, tmp_path, capsys):
 
 def test_export_of_several_is_their_mean(tmp_path, capsys):
   values = {"a": 1.0, "b": 4.0}
-  drawn = init_theta(SIZES, jax.random.PRNGKey(0))
+  drawn = drawn_theta(SIZES, 0)
   for name, value in values.items():
     theta = jax.tree.map(lambda leaf, value=value: np.asarray(leaf + value), drawn)
     Archive(
@@ -308,5 +308,5 @@ def test_every_shipped_rule_has_a_card():
 
 def test_theta_of_a_folder_fits_load_theta(path, tmp_path):
   assert main(["export", "--rule", str(path), "--out", str(tmp_path / "f")]) == 0
-  like = init_theta(SIZES, jax.random.PRNGKey(1))
+  like = drawn_theta(SIZES, 1)
   assert digest(load_theta(tmp_path / "f", like)) == unsup_rule.pretrained(path).sha256
