@@ -13,7 +13,7 @@ import unsup_rule
 
 
 def main(steps: int = 50, labelled: int = 100) -> dict[str, float]:
-  """Accuracy of a read-out from few labels after some steps on 8x8 digits, by optimizer."""
+  """Accuracy of a probe from few labels after some steps on 8x8 digits, by optimizer."""
   digits = load_digits()
   x, labels = jnp.asarray(digits.data / 16), digits.target
   mlp = unsup_rule.MLP(n_inputs=64, hidden=(48,), n_outputs=32)
