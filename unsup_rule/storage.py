@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -123,6 +123,15 @@ def _sync_folder(folder: pathlib.Path) -> None:
     os.close(descriptor)
 
 
+class Shaped(Protocol):
+  """An array, or what stands for one."""
+
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+  @property
+  def dtype(self) -> np.dtype: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Container:
   """What a file of ours holds: named arrays, and plain values beside them.
@@ -211,7 +220,9 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
   return total.hexdigest()
 
 
-def check_fit(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str, remedy: str) -> None:
+def check_fit(
+  found: Mapping[str, Shaped], wanted: Mapping[str, Shaped], what: str, remedy: str
+) -> None:
   """Refuses arrays that differ from those wanted in names, shapes or types.
 
   Args:
@@ -236,8 +247,8 @@ def check_fit(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str, re
       raise UnsupRuleError(f"{what} has a leaf too many, {name} {_abstract(array)}; {remedy}")
 
 
-def _abstract(array: Any) -> str:
-  return f"{np.dtype(array.dtype)}{list(array.shape)}"
+def _abstract(array: Shaped) -> str:
+  return f"{array.dtype}{list(array.shape)}"
 
 
 def _reason(error: Exception) -> str:

@@ -4,14 +4,19 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
 
 if TYPE_CHECKING:
+  from learned_optimization.learned_optimizers.base import LearnedOptimizer
+
   from unsup_rule.meta.settings import Settings
+  from unsup_rule.plugin.distribution import TaskDistribution
+  from unsup_rule.plugin.task import MLPTaskFamily
+  from unsup_rule.tasks.augment import Augmentation
 
 # Applications of the rule that a truncation's step costs: back-propagation goes forward twice (it
 # keeps only the states between steps) and backward at twice that, the others run a pair of tasks.
@@ -110,12 +115,12 @@ class _Estimator:
     ]
 
 
-def _listed(values: Sequence[Any]) -> str:
+def _listed(values: Sequence[object]) -> str:
   texts = [str(value) for value in values]
   return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
 
 
-def _data_sets(distribution: Any) -> list[str]:
+def _data_sets(distribution: "TaskDistribution") -> list[str]:
   from unsup_rule.cli.sheet import ways
 
   head = (
@@ -151,7 +156,7 @@ def _data_sets(distribution: Any) -> list[str]:
   return _table(rows)
 
 
-def _augmentation(augmentation: Any) -> str:
+def _augmentation(augmentation: "Augmentation") -> str:
   kinds = (
     (augmentation.rotation, f"rotation to ±{augmentation.rotation:g}°"),
     (augmentation.shift, f"shift to ±{augmentation.shift:g} pixels"),
@@ -167,7 +172,7 @@ def _augmentation(augmentation: Any) -> str:
   return ", ".join(parts) or "none"
 
 
-def _architectures(distribution: Any) -> list[str]:
+def _architectures(distribution: "TaskDistribution") -> list[str]:
   shapes = [sampler.n_inputs for sampler in distribution.samplers]
   rows = [("hidden layers", "nonlinearity", *(f"parameters of {n} inputs" for n in shapes))]
   for index, (depth, width, nonlinearity) in enumerate(distribution.architectures):
@@ -177,7 +182,9 @@ def _architectures(distribution: Any) -> list[str]:
   return [*_table(rows), f"and {outputs} outputs; batches of {distribution.samplers[0].batch_size}"]
 
 
-def _cost(distribution: Any, lopt: Any, estimator: _Estimator) -> list[str]:
+def _cost(
+  distribution: "TaskDistribution", lopt: "LearnedOptimizer", estimator: _Estimator
+) -> list[str]:
   import tqdm
 
   n_shapes, n_architectures = len(distribution.samplers), len(distribution.architectures)
@@ -205,7 +212,7 @@ def _giga(operations: float) -> str:
   return f"{operations / 1e9:.3g} GFLOP"
 
 
-def _step_operations(family: Any, lopt: Any) -> int:
+def _step_operations(family: "MLPTaskFamily", lopt: "LearnedOptimizer") -> int:
   """Operations of one inner step: its batch, the rule, and the meta-loss after it."""
   import jax
 
@@ -269,7 +276,7 @@ def _measured(found: "Settings", seed: int) -> list[str]:
   ]
 
 
-def _seconds(function: Any) -> float:
+def _seconds(function: Callable[[], object]) -> float:
   """The shortest of several calls, after one that compiles."""
   times = []
   for _ in range(1 + _TIMED):

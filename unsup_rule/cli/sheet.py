@@ -3,7 +3,7 @@
 import math
 import operator
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,10 @@ from unsup_rule import storage
 from unsup_rule.plugin.distribution import TaskDistribution
 from unsup_rule.tasks.augment import KINDS, AugmentationParams
 from unsup_rule.tasks.sampler import TaskParams, TaskSampler
+
+if TYPE_CHECKING:  # Slow to import.
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
 
 _COLUMNS = 6  # examples of a row, of as many classes as there are
 _BLOCKS = ("as it is", "augmented", "permuted: what the rule sees")
@@ -50,14 +54,14 @@ def draw(distribution: TaskDistribution, path: str | os.PathLike, seed: int) -> 
 class _Canvas:
   """A figure addressed in inches from its upper left corner."""
 
-  def __init__(self, figure: Any, width: float, height: float):
+  def __init__(self, figure: "Figure", width: float, height: float):
     self._figure, self._width, self._height = figure, width, height
 
-  def text(self, left: float, top: float, text: str, **style: Any) -> None:
+  def text(self, left: float, top: float, text: str, **style: object) -> None:
     """Writes; `top` is the base line."""
     self._figure.text(left / self._width, 1 - top / self._height, text, **style)
 
-  def axes(self, left: float, top: float, width: float, height: float) -> Any:
+  def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
     """Adds axes."""
     corner = (left / self._width, 1 - (top + height) / self._height)
     return self._figure.add_axes((*corner, width / self._width, height / self._height))
@@ -87,7 +91,7 @@ def _draw_row(
 ) -> None:
   source = sampler.sources[index]
   task_key, example_key = jax.random.split(key)
-  task_params: Any = _task_params_of(sampler, index, task_key)
+  task_params = _task_params_of(sampler, index, task_key)
   identity = jnp.arange(sampler.n_inputs, dtype=jnp.int32)
   plain = task_params.replace(
     augmentation=AugmentationParams(*jnp.zeros(len(KINDS))), permutation=identity
@@ -140,7 +144,7 @@ def _one_of_each(labels: np.ndarray) -> list[int]:
   return sorted(first.tolist(), key=lambda row: labels[row])
 
 
-def _draw_example(axes: Any, x: np.ndarray, sampler: TaskSampler) -> None:
+def _draw_example(axes: "Axes", x: np.ndarray, sampler: TaskSampler) -> None:
   axes.set(xticks=[], yticks=[])
   height, width, colours = sampler.shape
   if (height, width) == (1, 1):  # A vector, folded into lines.

@@ -71,34 +71,8 @@ class Dataset:
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 2:
       images = images[:, None, None, :]
-    if len(images) == 0 or len(labels) == 0:
-      raise UnsupRuleError(f"{where} is empty: choose a split that has examples")
-    if images.ndim != 4 or 0 in images.shape or labels.shape != images.shape[:1]:
-      raise UnsupRuleError(
-        f"{where} has inputs of shape {images.shape} and labels of shape "
-        f"{labels.shape}: expected [N, H, W, C] or [N, V], and [N]"
-      )
-    if not np.issubdtype(labels.dtype, np.integer):
-      raise UnsupRuleError(
-        f"{where} has labels of type {labels.dtype}, not integers: choose a classification data set"
-      )
-    outside = (labels < 0) | (labels >= len(class_names))
-    if outside.any():
-      at = int(np.argmax(outside))
-      raise UnsupRuleError(
-        f"{where} has label {labels[at]} at example {at}, outside "
-        f"0..{len(class_names) - 1}: choose a labelled split, or repair the data"
-      )
-    if np.issubdtype(images.dtype, np.floating):
-      images = images.astype(np.float32)
-      finite = np.isfinite(images).all(axis=(1, 2, 3))
-      if not finite.all():
-        raise UnsupRuleError(
-          f"{where} has non-finite values in {int((~finite).sum())} examples, first "
-          f"at example {int(np.argmin(finite))}: repair the data"
-        )
-    elif images.dtype != np.uint8:
-      raise UnsupRuleError(f"{where} has inputs of type {images.dtype}: expected uint8 or floats")
+    images = _checked_images(where, images, labels)
+    _check_labels(where, labels, len(class_names))
     order = np.argsort(labels, kind="stable")
     return cls._from_sorted(name, split, images[order], labels[order], tuple(class_names), scale)
 
@@ -248,3 +222,40 @@ class Dataset:
 
   def _with_images(self, images: np.ndarray) -> "Dataset":
     return dataclasses.replace(self, images=images)
+
+
+def _checked_images(where: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """The inputs as uint8 or float32; raises unless they fit together with the labels."""
+  if len(images) == 0 or len(labels) == 0:
+    raise UnsupRuleError(f"{where} is empty: choose a split that has examples")
+  if images.ndim != 4 or 0 in images.shape or labels.shape != images.shape[:1]:
+    raise UnsupRuleError(
+      f"{where} has inputs of shape {images.shape} and labels of shape {labels.shape}: expected "
+      "[N, H, W, C] or [N, V], and [N]"
+    )
+  if not np.issubdtype(images.dtype, np.floating):
+    if images.dtype != np.uint8:
+      raise UnsupRuleError(f"{where} has inputs of type {images.dtype}: expected uint8 or floats")
+    return images
+  images = images.astype(np.float32)
+  finite = np.isfinite(images).all(axis=(1, 2, 3))
+  if not finite.all():
+    raise UnsupRuleError(
+      f"{where} has non-finite values in {int((~finite).sum())} examples, first at example "
+      f"{int(np.argmin(finite))}: repair the data"
+    )
+  return images
+
+
+def _check_labels(where: str, labels: np.ndarray, n_classes: int) -> None:
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise UnsupRuleError(
+      f"{where} has labels of type {labels.dtype}, not integers: choose a classification data set"
+    )
+  outside = (labels < 0) | (labels >= n_classes)
+  if outside.any():
+    at = int(np.argmax(outside))
+    raise UnsupRuleError(
+      f"{where} has label {labels[at]} at example {at}, outside 0..{n_classes - 1}: choose a "
+      "labelled split, or repair the data"
+    )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -83,7 +82,7 @@ def difference(rule: Value, other: Value) -> Difference:
   return Difference(*mean_and_error(np.subtract(rule.by_seed, other.by_seed)))
 
 
-def context(row: Row) -> tuple[Any, ...]:
+def context(row: Row) -> tuple[object, ...]:
   """What rows of one table share: data and architecture, permuted or not."""
   identity = row["identity"]
   names = ("width", "hidden_layers", "n_outputs", "nonlinearity", "batch_size")
@@ -101,9 +100,9 @@ def method_label(row: Row) -> str:
   return row["label"] + ("" if row["identity"]["permute"] else ", not permuted")
 
 
-def tables(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
+def tables(rows: Sequence[Row]) -> dict[tuple[object, ...], list[Row]]:
   """Successful rows by context, in the order of first appearance."""
-  groups: dict[tuple[Any, ...], list[Row]] = {}
+  groups: dict[tuple[object, ...], list[Row]] = {}
   for row in succeeded(rows):
     groups.setdefault(context(row), []).append(row)
   return groups

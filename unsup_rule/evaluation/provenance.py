@@ -5,7 +5,6 @@ import os
 import pathlib
 import platform
 import re
-from typing import Any
 
 import jax
 
@@ -28,7 +27,7 @@ def load_rule(rule: str | os.PathLike) -> tuple[Rule, str]:
   return Rule(found.theta, found.sizes, found.schedule), found.sha256
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, str]:
   """Versions and the machine, as plain values."""
   return {
     "hardware": f"{_processor()}, {os.cpu_count()} cores, {jax.default_backend()}",

@@ -6,7 +6,6 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tqdm
@@ -85,7 +84,7 @@ def _attempt(cell: Cell, folder: pathlib.Path, provenance: Row, bar: tqdm.tqdm) 
 
 def measure(
   cell: Cell, folder: pathlib.Path | None = None, bar: tqdm.tqdm | None = None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
   """Fits and probes every seed.
 
   Returns:
@@ -98,7 +97,7 @@ def measure(
   if inputs.values_NxP.shape[1] != test.n_inputs:
     raise UnsupRuleError(f"{setting.data.label}: splits differ in the size of their examples")
   fit = cell.method.prepare(setting, inputs)
-  by_step: dict[int, dict[str, Any]] = {}
+  by_step: dict[int, Row] = {}
   inside: dict[str, np.ndarray] = {}
   for index in range(setting.seeds):
     episodes, truth_DxK = fewshot.draw(test, setting, index)

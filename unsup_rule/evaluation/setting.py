@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from typing import Any
 
 import numpy as np
 
@@ -118,6 +117,6 @@ class Setting:
     """The base model."""
     return MLP(n_inputs, (self.width,) * self.hidden_layers, self.n_outputs, self.nonlinearity)
 
-  def as_dict(self) -> dict[str, Any]:
+  def as_dict(self) -> dict[str, object]:
     """Plain values, as they come back from JSON."""
     return json.loads(json.dumps(dataclasses.asdict(self)))

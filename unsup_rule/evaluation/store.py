@@ -110,7 +110,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
   storage.write_text(path, text.getvalue())
 
 
-def _summary(probe: str, values: Sequence[float]) -> dict[str, Any]:
+def _summary(probe: str, values: Sequence[float]) -> Row:
   mean, error = mean_and_error(values)
   return {
     "readout": probe,

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
+from learned_optimization.optimizers.base import Optimizer
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods import BASELINES, Method
 from unsup_rule.evaluation.methods.optimizers import LibraryOptimizer
 from unsup_rule.evaluation.methods.rule import Rule
 from unsup_rule.evaluation.setting import Data, Setting
+from unsup_rule.evaluation.store import Row
+from unsup_rule.tasks.sources import SpecSettings
 
 # Lists of a grid: name in gin -> the attribute of a setting that takes each value in turn.
 _AXES = {
@@ -41,7 +44,7 @@ class Cell:
   name: str
   method: Method
   setting: Setting
-  identity: dict[str, Any]
+  identity: Row
 
   @property
   def key(self) -> str:
@@ -82,7 +85,7 @@ class Suite:
   title: str = "Few-shot evaluation"
   about: str = ""
   methods: Sequence[str] = ("rule", "untrained")
-  data: Sequence[Any] = ("digits",)
+  data: Sequence[SpecSettings] = ("digits",)
   widths: Sequence[int] = (128,)
   hidden_layers: Sequence[int] = (4,)
   nonlinearities: Sequence[str] = ("relu",)
@@ -95,7 +98,7 @@ class Suite:
   examples_per_class: int = 10
   seed: int = 0
   grids: Sequence[Mapping[str, Any]] = ({},)
-  optimizers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  optimizers: Mapping[str, Optimizer] = dataclasses.field(default_factory=dict)
 
   def cells(self, rule: Rule | None, theta_sha256: str = "") -> list[Cell]:
     """All cells, each once, in the order of the grids; without those of the rule if it is None.
@@ -144,15 +147,14 @@ class Suite:
     return BASELINES[name]()
 
 
-def _identity(name: str, method: Method, setting: Setting, theta_sha256: str) -> dict[str, Any]:
+def _identity(name: str, method: Method, setting: Setting, theta_sha256: str) -> Row:
   identity = {"method": name, **setting.as_dict(), "loading": _bindings("load_data.")}
   if isinstance(method, Rule):
     return identity | {"theta": theta_sha256, "dynamics": dataclasses.asdict(method.schedule)}
   if isinstance(method, LibraryOptimizer):
     # What an optimizer is made of lies anywhere in the configuration but in the suite's own part.
     return identity | {"optimizer": method.optimizer.name, "bindings": _bindings("", "evaluate.")}
-  options: Any = method
-  return identity | {"options": json.loads(json.dumps(dataclasses.asdict(options)))}
+  return identity | {"options": json.loads(json.dumps(dataclasses.asdict(method)))}
 
 
 def _bindings(prefix: str, without: str | None = None) -> list[str]:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from jax.extend.core import Jaxpr
 
 
 class Need(NamedTuple):
@@ -19,7 +20,7 @@ class Need(NamedTuple):
   bytes: int
 
 
-def needs(function: Callable, *arguments: Any) -> Need:
+def needs(function: Callable, *arguments: object) -> Need:
   """Counts without compiling. A scan counts as often as it runs, of branches the dearest.
 
   Args:
@@ -29,7 +30,7 @@ def needs(function: Callable, *arguments: Any) -> Need:
   return _needs(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _needs(jaxpr: Any) -> Need:
+def _needs(jaxpr: Jaxpr) -> Need:
   total = Need(0, 0)
   for equation in jaxpr.eqns:
     inner = [_needs(one) for value in equation.params.values() for one in _jaxprs(value)]
@@ -56,7 +57,7 @@ def _needs(jaxpr: Any) -> Need:
   return total
 
 
-def _jaxprs(value: Any) -> Iterator[Any]:
+def _jaxprs(value: object) -> Iterator[Jaxpr]:
   """The programs within a parameter of an equation."""
   if isinstance(value, (tuple, list)):
     for item in value:

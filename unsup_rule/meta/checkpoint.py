@@ -15,11 +15,14 @@ import flax.serialization
 import msgpack
 import numpy as np
 from learned_optimization import checkpoints as _register_haiku_trees  # noqa: F401
+from learned_optimization.learned_optimizers.base import MetaParams
 from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import trees
+
+State = dict[str, Any]  # nested, of arrays, numbers and strings
 
 _KIND, _FORMAT = "checkpoint", 2
 _EARLIER = b"unsup-rule state "  # How files of format 1 began.
@@ -28,14 +31,14 @@ _NAME = re.compile(r"checkpoint_(\d+)")
 _KEPT = 2
 
 
-def save_params(folder: str | pathlib.Path, theta: Any, step: int) -> None:
+def save_params(folder: str | pathlib.Path, theta: MetaParams, step: int) -> None:
   """Writes theta to `folder/params`, atomically, in the library's format."""
-  make: Any = gradient_learner.ParameterCheckpoint  # A flax dataclass, opaque to type checkers.
-  parameters = make(params=theta, gen_id="", step=step)
+  # A flax dataclass, opaque to type checkers.
+  parameters = gradient_learner.ParameterCheckpoint(params=theta, gen_id="", step=step)  # pyright: ignore[reportCallIssue]
   storage.write_bytes(pathlib.Path(folder) / "params", flax.serialization.to_bytes(parameters))
 
 
-def load_theta(path: str | pathlib.Path, like_theta: Any) -> Any:
+def load_theta(path: str | pathlib.Path, like_theta: MetaParams) -> MetaParams:
   """Loads theta from a `params` file, or from the one in a folder.
 
   Args:
@@ -63,14 +66,7 @@ def load_theta(path: str | pathlib.Path, like_theta: Any) -> Any:
     found = flax.serialization.msgpack_restore(content)["params"]
     # flax keeps trees as dictionaries of strings, and that is what the leaves are named after.
     leaves = trees.to_leaves(found)
-  except (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    msgpack.exceptions.UnpackException,
-  ) as error:
+  except (*storage.DAMAGE, msgpack.exceptions.UnpackException) as error:
     raise UnsupRuleError(
       f"{path} is damaged or is no params file of learned_optimization; restore "
       "it from a copy, or train again"
@@ -83,7 +79,7 @@ def load_theta(path: str | pathlib.Path, like_theta: Any) -> Any:
 
 
 def save_state(
-  folder: str | pathlib.Path, step: int, state: Mapping[str, Any], kept: int = _KEPT
+  folder: str | pathlib.Path, step: int, state: Mapping[str, object], kept: int = _KEPT
 ) -> pathlib.Path:
   """Writes `folder/checkpoint_<step>` atomically, keeps the one before it, and returns its path.
 
@@ -107,7 +103,7 @@ def save_state(
   return path
 
 
-def load_state(folder: str | pathlib.Path) -> dict[str, Any] | None:
+def load_state(folder: str | pathlib.Path) -> State | None:
   """Reads the newest checkpoint that is whole; None where the folder has none.
 
   Warns of each newer one that is damaged.
@@ -132,7 +128,7 @@ def load_state(folder: str | pathlib.Path) -> dict[str, Any] | None:
   return None
 
 
-def read_state(path: str | pathlib.Path) -> dict[str, Any]:
+def read_state(path: str | pathlib.Path) -> State:
   """Reads one checkpoint.
 
   Raises:
@@ -144,7 +140,7 @@ def read_state(path: str | pathlib.Path) -> dict[str, Any]:
     raise UnsupRuleError(f"cannot read {path}: {error.strerror}; restore it from a copy") from error
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path) -> State:
   with path.open("rb") as stream:
     if stream.read(len(_EARLIER)) == _EARLIER:
       raise UnsupRuleError(
@@ -158,7 +154,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     raise storage.DamagedError(path, repr(error)) from error
 
 
-def _without_arrays(value: Any, place: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Any:
+def _without_arrays(value: object, place: tuple[str, ...], arrays: dict[str, np.ndarray]) -> object:
   """Plain values, with each array moved to `arrays` and its name in its place."""
   if isinstance(value, Mapping):
     return {name: _without_arrays(item, (*place, name), arrays) for name, item in value.items()}
@@ -169,7 +165,7 @@ def _without_arrays(value: Any, place: tuple[str, ...], arrays: dict[str, np.nda
   return {_ARRAY: name}
 
 
-def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def _with_arrays(value: object, arrays: Mapping[str, np.ndarray]) -> Any:
   """What `_without_arrays` took apart."""
   if not isinstance(value, Mapping):
     return value

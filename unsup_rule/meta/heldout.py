@@ -2,19 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
+from learned_optimization.learned_optimizers.base import LearnedOptimizer, MetaParams
 
 from unsup_rule.meta import gin_files
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.tasks import fewshot
 from unsup_rule.tasks.sampler import TaskSampler
-from unsup_rule.tasks.sources import DatasetSpec, check_disjoint
+from unsup_rule.tasks.sources import DatasetSpec, SpecSettings, check_disjoint
 
 
 @gin.configurable(module="unsup_rule")
@@ -39,7 +39,7 @@ class HeldOut:
     seed: of everything.
   """
 
-  data: str | Mapping[str, Any] = "digits"
+  data: SpecSettings = "digits"
   test_split: str = "test"
   hidden: Sequence[int] = (48,)
   n_outputs: int = 32
@@ -50,7 +50,7 @@ class HeldOut:
   examples_per_class: int = 10
   seed: int = 0
 
-  def __call__(self, learned_opt: Any, theta: Any) -> dict[str, float]:
+  def __call__(self, learned_opt: LearnedOptimizer, theta: MetaParams) -> dict[str, float]:
     """Measures `theta`; the same seeds for every theta, so that differences are paired."""
     keys = jax.random.split(jax.random.PRNGKey(self.seed), self.seeds)
     measure = _compiled(self, learned_opt)
@@ -62,7 +62,7 @@ class HeldOut:
       "untrained_accuracy": fewshot.mean_and_error(before)[0],
     }
 
-  def _measure(self, learned_opt: Any, theta: Any, key: jax.Array) -> jax.Array:
+  def _measure(self, learned_opt: LearnedOptimizer, theta: MetaParams, key: jax.Array) -> jax.Array:
     """Mean accuracy of one base model at step 0 and after training, [2]."""
     train, test = self._sampler("train"), self._sampler(self.test_split)
     mlp = MLP(train.n_inputs, tuple(self.hidden), self.n_outputs)
@@ -98,7 +98,9 @@ class HeldOut:
 
 
 @functools.lru_cache(maxsize=4)  # A population's thetas are measured again and again.
-def _compiled(held_out: HeldOut, learned_opt: Any) -> Any:
+def _compiled(
+  held_out: HeldOut, learned_opt: LearnedOptimizer
+) -> Callable[[MetaParams, jax.Array], jax.Array]:
   return jax.jit(functools.partial(held_out._measure, learned_opt))
 
 

@@ -4,7 +4,8 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
+
+from learned_optimization.learned_optimizers import base as lopt_base
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
@@ -22,9 +23,9 @@ def is_current(folder: str | os.PathLike, outer_steps: int) -> bool:
 
 def write(
   folder: str | os.PathLike,
-  lopt: Any,
-  initial_theta: Any,
-  theta: Any,
+  lopt: lopt_base.LearnedOptimizer,
+  initial_theta: lopt_base.MetaParams,
+  theta: lopt_base.MetaParams,
   heldout_fn: HeldoutFn | None,
   outer_steps: int,
   seconds: float,
@@ -35,7 +36,7 @@ def write(
   The keys `heldout_accuracy_before` and `_after`, and `standard_error` (of the latter), are null
   without a `heldout_fn`. `seconds` is the time of meta-training, over all sessions.
   """
-  content: dict[str, Any] = {
+  content: dict[str, float | None] = {
     "heldout_accuracy_before": None,
     "heldout_accuracy_after": None,
     "standard_error": None,

@@ -13,6 +13,8 @@ from unsup_rule.data.sets import load
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.tasks.augment import Augmentation
 
+SpecSettings = str | Mapping[str, Any]  # a name, or the attributes of a description
+
 _WORDS = ("presence", "counts")
 _DISJOINT_SPLITS = ("glyphs", "silhouettes")  # no typeface, no family of shapes is in two splits
 
@@ -54,7 +56,7 @@ class ExamplesSpec:
       object.__setattr__(self, field, tuple(value))
 
   @classmethod
-  def from_settings(cls, settings: "str | Mapping[str, Any] | Self") -> Self:
+  def from_settings(cls, settings: "SpecSettings | Self") -> Self:
     """Reads a name alone, or a dictionary of the attributes."""
     if isinstance(settings, cls):
       return settings
@@ -119,7 +121,7 @@ class DatasetSpec(ExamplesSpec):
       )
 
   @classmethod
-  def from_settings(cls, settings: "str | Mapping[str, Any] | Self") -> Self:
+  def from_settings(cls, settings: "SpecSettings | Self") -> Self:
     """Reads a name alone, or a dictionary of the attributes, in which no list is empty."""
     if isinstance(settings, Mapping):
       for key in ("classes", "ways", "resolutions"):
@@ -175,7 +177,9 @@ class Source:
         raise UnsupRuleError(f"{self.dataset.name} has no images, so no {kind}; set it to 0")
 
 
-def check_disjoint(training: Iterable[Any], evaluation: Iterable[Any]) -> None:
+def check_disjoint(
+  training: Iterable[SpecSettings | DatasetSpec], evaluation: Iterable[SpecSettings | DatasetSpec]
+) -> None:
   """Refuses a data set that is both trained and evaluated on, whatever the split or configuration.
 
   The same set is fine with classes that do not overlap, and glyphs and silhouettes with another

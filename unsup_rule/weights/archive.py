@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
@@ -23,6 +24,9 @@ from unsup_rule.rule.theta import Sizes, Theta, abstract, nested, sizes_of
 FORMAT = 2
 _KIND = "rule"
 _SCHEDULE = {1: "step_size", 2: "dynamics"}  # its name in each format
+
+
+Arrays = Mapping[str, Mapping[str, ArrayLike]]  # by module and leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Archive:
       raise UnsupRuleError(f"{path} is damaged ({error!r}); copy it again") from error
 
 
-def check_fits(theta: Mapping[str, Mapping[str, Any]], sizes: Sizes, what: str) -> None:
+def check_fits(theta: Arrays, sizes: Sizes, what: str) -> None:
   """Refuses a theta that is no whole rule of these sizes, or holds values that are not finite.
 
   Args:
@@ -121,12 +125,12 @@ def check_fits(theta: Mapping[str, Mapping[str, Any]], sizes: Sizes, what: str) 
     raise UnsupRuleError(f"{what} holds values that are not finite; use another rule")
 
 
-def digest(theta: Mapping[str, Mapping[str, Any]]) -> str:
+def digest(theta: Arrays) -> str:
   """SHA-256 in hexadecimal, of names, shapes, types and values, in order of names."""
   return storage.digest(_flat(theta))
 
 
-def _flat(theta: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def _flat(theta: Arrays) -> dict[str, np.ndarray]:
   flat = {
     f"{module}/{leaf}": np.asarray(value)
     for module, leaves in theta.items()

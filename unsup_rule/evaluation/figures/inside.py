@@ -1,8 +1,7 @@
 """What the rule makes of a base model: receptive fields, embedding, explained variance."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +9,9 @@ from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
 from unsup_rule.evaluation.runner import arrays_path
 from unsup_rule.evaluation.store import Row
+
+# Of each data set: its name, and arrays of its model.
+Shown = Mapping[str, tuple[str, Mapping[str, np.ndarray]]]
 
 ABSENT = "Receptive fields and embeddings: the rule was not measured."
 _MOST_PANELS = 4
@@ -37,7 +39,7 @@ def _steps(arrays: dict[str, np.ndarray]) -> list[int]:
   return [steps[0], steps[-1]]
 
 
-def _receptive_fields(shown: dict[str, Any]) -> list[style.Drawn]:
+def _receptive_fields(shown: Shown) -> list[style.Drawn]:
   images = {}
   for label, (_, arrays) in shown.items():
     n_inputs = len(arrays["permutation"])
@@ -84,7 +86,7 @@ def _components(embedding_NxF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return u * s, s**2 / max(np.sum(s**2), 1e-30)
 
 
-def _embedding(shown: dict[str, Any]) -> style.Drawn:
+def _embedding(shown: Shown) -> style.Drawn:
   figure, axes = style.new_figure(
     len(shown), 2, width=4.4, height=3.8, subplot_kw={"projection": "3d"}
   )
@@ -108,7 +110,7 @@ def _embedding(shown: dict[str, Any]) -> style.Drawn:
   )
 
 
-def _variance(shown: dict[str, Any]) -> style.Drawn:
+def _variance(shown: Shown) -> style.Drawn:
   figure, axes = style.new_figure(1, len(shown), width=3.4, height=2.8, sharey=True)
   for one, (label, (_, arrays)) in zip(axes[0], shown.items(), strict=True):
     for step, colour in zip(_steps(arrays), ("untrained", "rule"), strict=True):

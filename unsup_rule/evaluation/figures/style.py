@@ -3,9 +3,10 @@
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.figure
+import numpy as np
+from matplotlib.axes import Axes
 
 # A method keeps its colour in every figure (Okabe and Ito: told apart by the colour-blind).
 _COLOURS = {
@@ -62,7 +63,7 @@ def grid(count: int, columns: int = 2) -> tuple[int, int]:
   return -(-count // columns), columns
 
 
-def hide_rest(axes: Any, used: int) -> None:
+def hide_rest(axes: np.ndarray, used: int) -> None:
   """Makes the axes after the first `used` invisible."""
   for one in axes.flat[used:]:
     one.set_visible(False)
@@ -75,7 +76,7 @@ def to_png(figure: matplotlib.figure.Figure) -> bytes:
   return stream.getvalue()
 
 
-def legend_below(figure: matplotlib.figure.Figure, axes: Sequence[Any], columns: int = 4) -> None:
+def legend_below(figure: matplotlib.figure.Figure, axes: Sequence[Axes], columns: int = 4) -> None:
   """One legend for all axes, each label once."""
   handles = {}
   for one in axes:

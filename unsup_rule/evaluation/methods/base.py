@@ -10,7 +10,7 @@ It may train on `inputs`, which hold no labels, and on the labelled half of each
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,11 @@ class Method(Protocol):
     ...
 
 
+S = TypeVar("S")  # of a model in training
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Learner:
+class Learner(Generic[S]):
   """How one model is trained without labels.
 
   Attributes:
@@ -77,11 +80,11 @@ class Learner:
     inside: (state, x_ExP) -> arrays for figures, or None.
   """
 
-  init: Callable[[jax.Array, jax.Array], Any]
-  step: Callable[[Any, jax.Array, jax.Array], Any]
-  embed: Callable[[Any, jax.Array], jax.Array]
-  objective: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
-  inside: Callable[[Any, jax.Array], dict[str, jax.Array]] | None = None
+  init: Callable[[jax.Array, jax.Array], S]
+  step: Callable[[S, jax.Array, jax.Array], S]
+  embed: Callable[[S, jax.Array], jax.Array]
+  objective: Callable[[S, jax.Array, jax.Array], jax.Array] | None = None
+  inside: Callable[[S, jax.Array], dict[str, jax.Array]] | None = None
 
 
 def seed_keys(setting: Setting, index: int) -> tuple[jax.Array, jax.Array]:

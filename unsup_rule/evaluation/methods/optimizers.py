@@ -1,10 +1,10 @@
 """Any optimizer of learned_optimization, hand-made or learned, training the same Task."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from learned_optimization.optimizers.base import Optimizer
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
@@ -22,11 +22,11 @@ class LibraryOptimizer:
 
   Attributes:
     name: for people.
-    optimizer: a `learned_optimization.optimizers.base.Optimizer`.
+    optimizer: of the library.
   """
 
   name: str
-  optimizer: Any
+  optimizer: Optimizer
 
   about = "minimises the probe's loss with labels of the whole train split"
 

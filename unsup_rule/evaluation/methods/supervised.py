@@ -47,11 +47,9 @@ class Supervised:
 
     def train(state, x_KxP, labels_K, n_steps):
       def body(_, state):
-        params, moments = state
-        updates, moments = optimizer.update(
-          jax.grad(loss)(params, x_KxP, labels_K), moments, params
-        )
-        return optax.apply_updates(params, updates), moments
+        gradient = jax.grad(loss)(state[0], x_KxP, labels_K)
+        updates, moments = optimizer.update(gradient, state[1], state[0])
+        return optax.apply_updates(state[0], updates), moments
 
       return jax.lax.fori_loop(0, n_steps, body, state)
 
