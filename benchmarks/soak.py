@@ -49,31 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def soak(folder: pathlib.Path, arguments: argparse.Namespace) -> dict[str, Any]:
   """Returns what happened."""
-  chance = random.Random(arguments.seed)
   run = _Run(folder, arguments, 10**6)
   began = time.monotonic()
-  kills = {"learner": 0, "worker": 0}
-  advanced_at, step, longest = began, 0, 0.0
-  next_kill: float | None = None  # The first one once training goes on.
-  while time.monotonic() - began < arguments.seconds and run.process.poll() is None:
-    time.sleep(_LOOK_SECONDS)
-    status = run.status()
-    if status.get("step", 0) != step:
-      longest = max(longest, time.monotonic() - advanced_at) if step else 0.0
-      advanced_at, step = time.monotonic(), status["step"]
-      next_kill = next_kill or time.monotonic() + arguments.kill_every
-    if next_kill is not None and time.monotonic() >= next_kill:
-      next_kill = time.monotonic() + arguments.kill_every
-      victims = [("learner", status["pid"])] + [
-        ("worker", worker["pid"]) for worker in status["workers"].values() if "pid" in worker
-      ]
-      role, pid = chance.choice(victims)
-      try:
-        os.kill(pid, signal.SIGKILL)
-      except ProcessLookupError:
-        continue  # Not back yet from the last time.
-      kills[role] += 1
-      print(f"update {step}: killed {role} {pid}", file=sys.stderr, flush=True)
+  kills, longest = _under_fire(run, arguments)
   stop_code, left = run.interrupt()
   stopped = run.status()
   again = _Run(folder, arguments, stopped["step"] + _LAST_UPDATES)
@@ -104,6 +82,35 @@ def soak(folder: pathlib.Path, arguments: argparse.Namespace) -> dict[str, Any]:
     and len(losses) == stopped["step"] + _LAST_UPDATES
   )
   return found
+
+
+def _under_fire(run: "_Run", arguments: argparse.Namespace) -> tuple[dict[str, int], float]:
+  """Kills processes for a while; returns how many of each role, and the longest pause."""
+  chance = random.Random(arguments.seed)
+  kills = {"learner": 0, "worker": 0}
+  began = advanced_at = time.monotonic()
+  step, longest = 0, 0.0
+  next_kill: float | None = None  # The first one once training goes on.
+  while time.monotonic() - began < arguments.seconds and run.process.poll() is None:
+    time.sleep(_LOOK_SECONDS)
+    status = run.status()
+    if status.get("step", 0) != step:
+      longest = max(longest, time.monotonic() - advanced_at) if step else 0.0
+      advanced_at, step = time.monotonic(), status["step"]
+      next_kill = next_kill or time.monotonic() + arguments.kill_every
+    if next_kill is not None and time.monotonic() >= next_kill:
+      next_kill = time.monotonic() + arguments.kill_every
+      victims = [("learner", status["pid"])] + [
+        ("worker", worker["pid"]) for worker in status["workers"].values() if "pid" in worker
+      ]
+      role, pid = chance.choice(victims)
+      try:
+        os.kill(pid, signal.SIGKILL)
+      except ProcessLookupError:
+        continue  # Not back yet from the last time.
+      kills[role] += 1
+      print(f"update {step}: killed {role} {pid}", file=sys.stderr, flush=True)
+  return kills, longest
 
 
 class _Run:
