@@ -173,7 +173,7 @@ class Container:
     named = {_HEADER: np.frombuffer(text, np.uint8)}
     named |= {name: array.view(_stored(array.dtype)) for name, array in self.arrays.items()}
     with atomic_open(path) as stream:
-      np.savez(stream, **named)
+      np.savez(stream, **named)  # pyright: ignore[reportArgumentType]
 
   @classmethod
   def read(cls, path: str | os.PathLike, kind: str, formats: Sequence[int]) -> "Container":

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
   """Writes OUT/rule.npz, OUT/params and OUT/config.gin."""
   from unsup_rule.meta import run_folder
 
-  theta = theta_from_tf(read_checkpoint(arguments.checkpoint))
+  theta: Any = theta_from_tf(read_checkpoint(arguments.checkpoint))
   sizes = check(theta, arguments.checkpoint)
   run_folder.write_rule(arguments.out, Archive(theta, InnerSchedule(), Use(), {}))
   count = sum(leaf.size for leaf in jax.tree.leaves(theta))

@@ -1,9 +1,10 @@
 """One picture of what a distribution samples: each data set, plain, augmented and permuted."""
 
+import dataclasses
 import math
 import operator
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ class _Canvas:
   def __init__(self, figure: "Figure", width: float, height: float):
     self._figure, self._width, self._height = figure, width, height
 
-  def text(self, left: float, top: float, text: str, **style: object) -> None:
+  def text(self, left: float, top: float, text: str, **style: Any) -> None:
     """Writes; `top` is the base line."""
     self._figure.text(left / self._width, 1 - top / self._height, text, **style)
 
@@ -93,14 +94,14 @@ def _draw_row(
   task_key, example_key = jax.random.split(key)
   task_params = _task_params_of(sampler, index, task_key)
   identity = jnp.arange(sampler.n_inputs, dtype=jnp.int32)
-  plain = task_params.replace(
-    augmentation=AugmentationParams(*jnp.zeros(len(KINDS))), permutation=identity
+  plain = dataclasses.replace(
+    task_params, augmentation=AugmentationParams(*jnp.zeros(len(KINDS))), permutation=identity
   )
-  moved = plain.replace(
-    augmentation=AugmentationParams(*(jnp.asarray(v) for v in source.augmentation.largest))
+  moved = dataclasses.replace(
+    plain, augmentation=AugmentationParams(*(jnp.asarray(v) for v in source.augmentation.largest))
   )
   augmented = moved if any(source.augmentation.largest) else None
-  permuted = moved.replace(permutation=task_params.permutation)
+  permuted = dataclasses.replace(moved, permutation=task_params.permutation)
   _, train, _ = sampler.labelled(plain, example_key)
   labels = np.asarray(train.labels)
   chosen = _one_of_each(labels)

@@ -51,5 +51,5 @@ def _write(path: pathlib.Path, dataset: Dataset) -> None:
 
 def _read(path: pathlib.Path) -> Dataset:
   found = storage.Container.read(path, _KIND, [_FORMAT])
-  values = found.values | {"class_names": tuple(found.values["class_names"])}
+  values = dict(found.values) | {"class_names": tuple(found.values["class_names"])}
   return Dataset(**found.arrays, **{name: values[name] for name in _VALUES})

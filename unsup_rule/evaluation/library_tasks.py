@@ -12,6 +12,7 @@ $LOPT_BASELINE_ARCHIVES_DIR. The library's own sets, such as AdamLR_2000_R5, wor
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 import jax
@@ -27,7 +28,7 @@ from learned_optimization import optimizers as _optimizers  # noqa: F401  isort:
 from learned_optimization.baselines import run_archive, run_trainer, utils  # isort: skip
 
 # Configurations of single runs, and how many of them each folder of curves must hold.
-HParamSet = tuple[list[dict[str, object]], list[tuple[str, int]]]
+HParamSet = tuple[list[dict[str, Any]], list[tuple[str, int]]]
 
 # Name -> data set and widths of the hidden layers. A name stands for its numbers for good: archives
 # refer to it.
@@ -70,7 +71,7 @@ def runs(task_name: str, rates: Sequence[float], n_steps: int, repeats: int) -> 
   """Adam at several learning rates, as the library writes such sets."""
   configurations, folders = [], []
   for rate in rates:
-    place: dict[str, object] = {
+    place: dict[str, Any] = {
       "task_name": task_name,
       "opt_name": f"Adam_lr{rate}",
       "num_steps": n_steps,

@@ -154,7 +154,8 @@ def _identity(name: str, method: Method, setting: Setting, theta_sha256: str) ->
   if isinstance(method, LibraryOptimizer):
     # What an optimizer is made of lies anywhere in the configuration but in the suite's own part.
     return identity | {"optimizer": method.optimizer.name, "bindings": _bindings("", "evaluate.")}
-  return identity | {"options": json.loads(json.dumps(dataclasses.asdict(method)))}
+  options: Any = method
+  return identity | {"options": json.loads(json.dumps(dataclasses.asdict(options)))}
 
 
 def _bindings(prefix: str, without: str | None = None) -> list[str]:

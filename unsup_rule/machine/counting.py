@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr
 
 
 class Need(NamedTuple):
@@ -30,7 +29,7 @@ def needs(function: Callable, *arguments: object) -> Need:
   return _needs(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _needs(jaxpr: Jaxpr) -> Need:
+def _needs(jaxpr: Any) -> Need:
   total = Need(0, 0)
   for equation in jaxpr.eqns:
     inner = [_needs(one) for value in equation.params.values() for one in _jaxprs(value)]
@@ -57,7 +56,7 @@ def _needs(jaxpr: Jaxpr) -> Need:
   return total
 
 
-def _jaxprs(value: object) -> Iterator[Jaxpr]:
+def _jaxprs(value: Any) -> Iterator[Any]:
   """The programs within a parameter of an equation."""
   if isinstance(value, (tuple, list)):
     for item in value:

@@ -6,7 +6,6 @@ rule.npz    theta, what it needs to be applied, and its origin, where it is a ru
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterable
 
@@ -22,13 +21,13 @@ from unsup_rule.weights import run_folder
 from unsup_rule.weights.archive import Archive, Use
 
 
-def write_config(folder: str | os.PathLike, text: str) -> None:
+def write_config(folder: str | pathlib.Path, text: str) -> None:
   """Writes `config.gin`, atomically."""
   storage.write_text(pathlib.Path(folder) / "config.gin", text)
 
 
 def write_theta(
-  folder: str | os.PathLike, theta: lopt_base.MetaParams, step: int, settings: Settings
+  folder: str | pathlib.Path, theta: lopt_base.MetaParams, step: int, settings: Settings
 ) -> None:
   """Writes `params`, and `rule.npz` where what is trained is the rule alone.
 
@@ -50,7 +49,7 @@ def write_theta(
     run_folder.write(folder, Archive(theta, lopt.schedule, Use(), origin))
 
 
-def write_rule(folder: str | os.PathLike, rule: Archive) -> None:
+def write_rule(folder: str | pathlib.Path, rule: Archive) -> None:
   """Writes a folder as a run leaves it, for a rule that is there already.
 
   Raises:

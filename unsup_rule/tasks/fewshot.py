@@ -127,7 +127,11 @@ def ridge(features_ExF: jax.Array, labels_K: jax.Array, n_ways: int) -> jax.Arra
 
 @functools.partial(jax.jit, static_argnums=2)
 def _ridge(features_DxExF: jax.Array, labels_DxK: jax.Array, n_ways: int) -> jax.Array:
-  return jax.lax.map(lambda draw: ridge(*draw, n_ways), (features_DxExF, labels_DxK))
+  def predict(draw: tuple[jax.Array, jax.Array]) -> jax.Array:
+    features_ExF, labels_K = draw
+    return ridge(features_ExF, labels_K, n_ways)
+
+  return jax.lax.map(predict, (features_DxExF, labels_DxK))
 
 
 def _logistic(features_DxExF: np.ndarray, labels_DxK: np.ndarray) -> np.ndarray:

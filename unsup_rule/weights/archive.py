@@ -97,7 +97,7 @@ class Archive:
         f"({error.reason})"
       ) from error
     try:
-      theta = nested(found.arrays)
+      theta: Any = nested(found.arrays)  # Of numpy, which does as well as of jax.
       check_fits(theta, Sizes(**found.values["sizes"]), "theta")
       schedule = InnerSchedule(**found.values[_SCHEDULE[found.format]])
       use, provenance = Use(**found.values["use"]), dict(found.values["provenance"])

@@ -11,7 +11,7 @@ from unsup_rule.evaluation.runner import arrays_path
 from unsup_rule.evaluation.store import Row
 
 # Of each data set: its name, and arrays of its model.
-Shown = Mapping[str, tuple[str, Mapping[str, np.ndarray]]]
+Shown = Mapping[str, tuple[str, dict[str, np.ndarray]]]
 
 ABSENT = "Receptive fields and embeddings: the rule was not measured."
 _MOST_PANELS = 4
