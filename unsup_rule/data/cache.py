@@ -5,6 +5,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from unsup_rule import storage
 from unsup_rule.data.dataset import Dataset
@@ -51,5 +52,6 @@ def _write(path: pathlib.Path, dataset: Dataset) -> None:
 
 def _read(path: pathlib.Path) -> Dataset:
   found = storage.Container.read(path, _KIND, [_FORMAT])
-  values = dict(found.values) | {"class_names": tuple(found.values["class_names"])}
-  return Dataset(**found.arrays, **{name: values[name] for name in _VALUES})
+  values: dict[str, Any] = {name: found.values[name] for name in _VALUES}
+  values["class_names"] = tuple(values["class_names"])
+  return Dataset(**found.arrays, **values)
