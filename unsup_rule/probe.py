@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.tuning import solve
 
 
 class Targets(NamedTuple):
@@ -159,17 +160,9 @@ def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> ja
   return jax.lax.custom_linear_solve(
     lambda w_FxY: gram_FxF @ w_FxY,
     a_KxF.T @ y_KxY,
-    lambda _, b_FxY: _solve(gram_FxF, b_FxY),
+    lambda _, b_FxY: solve(gram_FxF, b_FxY),
     symmetric=True,
   )
-
-
-# jax solves a batch of systems on its pool of threads and waits for them: for ever, if all threads
-# of the pool are busy with cores' shares of an estimate that wait too.
-@jax.custom_batching.sequential_vmap
-def _solve(a_NxN: jax.Array, b_NxY: jax.Array) -> jax.Array:
-  """The solution of a symmetric, positive system; of several, one after the other."""
-  return jax.scipy.linalg.solve(a_NxN, b_NxY, assume_a="pos")
 
 
 def unit_length(p_KxY: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unsup_rule.rule import layers
-from unsup_rule.rule.tuning import apart
+from unsup_rule.rule.tuning import blocks, no_fuse
 
 
 def arrays(seed, *shapes):
@@ -33,21 +33,19 @@ def test_convolve_by_hand(strict):
   np.testing.assert_array_equal(layers.convolve(x, w, layers.BATCH)[0, 0], [10, 20, 40])
 
 
+@pytest.mark.parametrize("convolve", [layers.convolve, blocks.convolve], ids=["plain", "tuned"])
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
 @pytest.mark.parametrize(("width", "c_in", "c_out"), [(3, 4, 4), (5, 1, 8), (3, 2, 8), (3, 8, 2)])
-def test_convolve_against_numpy(axis, width, c_in, c_out, strict):
+def test_convolve_against_numpy(convolve, axis, width, c_in, c_out, strict):
   x, w = arrays(0, (c_in, 6, 5), (width, c_in, c_out))
-  np.testing.assert_allclose(
-    layers.convolve(x, w, axis), numpy_convolve(x, w, axis), rtol=0, atol=1e-5
-  )
+  np.testing.assert_allclose(convolve(x, w, axis), numpy_convolve(x, w, axis), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("convolve", [layers.convolve, blocks.convolve], ids=["plain", "tuned"])
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
-def test_convolve_along_an_axis_shorter_than_the_kernel(axis, strict):
+def test_convolve_along_an_axis_shorter_than_the_kernel(convolve, axis, strict):
   x, w = arrays(1, (3, 2, 1), (5, 3, 2))
-  np.testing.assert_allclose(
-    layers.convolve(x, w, axis), numpy_convolve(x, w, axis), rtol=0, atol=1e-5
-  )
+  np.testing.assert_allclose(convolve(x, w, axis), numpy_convolve(x, w, axis), rtol=0, atol=1e-5)
 
 
 def test_batch_norm_by_hand(strict):
@@ -57,19 +55,17 @@ def test_batch_norm_by_hand(strict):
   np.testing.assert_array_equal(out[1, :, 0], [5, 5])
 
 
-def plain_block(x, w, beta, axis):
-  return jax.nn.relu(layers.batch_norm(layers.convolve(x, w, axis), beta, None))
-
-
 @pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
 @pytest.mark.parametrize(("width", "c_in", "c_out"), [(3, 4, 4), (5, 1, 8)])
-def test_block_gradient_equals_automatic_one(axis, width, c_in, c_out, strict):
+def test_tuned_block_equals_the_plain_one(axis, width, c_in, c_out, strict):
   x, w, beta, weights = arrays(2, (c_in, 6, 5), (width, c_in, c_out), (1, 1, c_out), (c_out, 6, 5))
 
   def gradients(block):
     return jax.grad(lambda *a: jnp.sum(weights * block(*a, axis)), argnums=(0, 1, 2))(x, w, beta)
 
-  for ours, automatic in zip(gradients(layers._block), gradients(plain_block), strict=True):
+  tuned, plain = blocks.block(x, w, beta, axis), layers.block(x, w, beta, axis)
+  np.testing.assert_allclose(tuned, plain, rtol=0, atol=1e-5)
+  for ours, automatic in zip(gradients(blocks.block), gradients(layers.block), strict=True):
     np.testing.assert_allclose(ours, automatic, rtol=1e-4, atol=1e-4)
 
 
@@ -80,7 +76,7 @@ def test_block_gradient_against_finite_differences(strict):
     )
 
     def objective(x):
-      return jnp.sum(weights * layers._block(x, w, beta, layers.BATCH))
+      return jnp.sum(weights * blocks.block(x, w, beta, layers.BATCH))
 
     gradient = jax.grad(objective)(x)
     direction = arrays(4, x.shape)[0].astype(np.float64)
@@ -96,7 +92,7 @@ def test_what_is_kept_apart_is_not_inlined(strict):
   def plain(x):
     return {"y": jnp.tanh(x) + 1}
 
-  function = jax.vmap(lambda x: apart(plain)(x + x)["y"] * jnp.float32(2))
+  function = jax.vmap(lambda x: no_fuse(plain)(x + x)["y"] * jnp.float32(2))
   compiled = jax.jit(function).lower(x).compile()
   assert " call(" in compiled.as_text()
   np.testing.assert_allclose(compiled(x), 2 * np.tanh(2 * x) + 2, rtol=0, atol=1e-6)
@@ -105,5 +101,5 @@ def test_what_is_kept_apart_is_not_inlined(strict):
 def test_what_is_kept_apart_may_be_of_other_precision():
   (x,) = arrays(5, (3,))
   with jax.enable_x64():
-    assert apart(jnp.square)(x.astype(np.float64)).dtype == np.float64
-  assert apart(jnp.square)(x).dtype == np.float32
+    assert no_fuse(jnp.square)(x.astype(np.float64)).dtype == np.float64
+  assert no_fuse(jnp.square)(x).dtype == np.float32

@@ -16,7 +16,7 @@ from rule_helpers import SMALL, SMALLEST, drawn_theta, drawn_weights, noisy
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
 from unsup_rule.plugin.theta import init_theta
-from unsup_rule.rule import update
+from unsup_rule.rule import tuning
 from unsup_rule.rule.capture import capturing
 from unsup_rule.rule.mlp import MLP, mlp_of
 from unsup_rule.rule.schedule import InnerSchedule
@@ -89,8 +89,8 @@ def test_layers_scanned_unrolled_or_at_once(
   longest, largest, theta, params, x, monkeypatch, strict
 ):
   def gradient(unrolled, at_once):
-    monkeypatch.setattr(update, "UNROLLED", unrolled)
-    monkeypatch.setattr(update, "AT_ONCE", at_once)
+    monkeypatch.setattr(tuning, "UNROLLED", unrolled)
+    monkeypatch.setattr(tuning, "CHANGED_AT_ONCE", at_once)
 
     def objective(theta, params):
       out = changes(theta, SIZES, params, NET.apply(params, x))

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.rule.capture import capture, scope
-from unsup_rule.rule.layers import BATCH, UNITS, batch_norm, conv_bn_relu, convolve, linear, masked
+from unsup_rule.rule.capture import capture, is_capturing, scope
+from unsup_rule.rule.layers import BATCH, UNITS, batch_norm, linear, masked
 from unsup_rule.rule.theta import Sizes, Theta, numbered
+from unsup_rule.rule.tuning.blocks import block, convolve
 
 
 class Units(NamedTuple):
@@ -49,6 +50,20 @@ def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | 
     d_DxBxN = d_DxBxN + theta[last]["b"][:, None, None]
     capture(last, lambda: d_DxBxN)
   return d_DxBxN
+
+
+def conv_bn_relu(
+  theta: Theta, conv: str, norm: str, x_CxBxN: jax.Array, axis: int, mask_B: jax.Array | None
+) -> jax.Array:
+  """relu(BN(conv(x))). The conv's bias is cancelled by BN, so it only shows in a capture."""
+  w, beta = theta[conv]["w"], theta[norm]["beta"]
+  if mask_B is None and not is_capturing():
+    return block(x_CxBxN, w, beta, axis)
+  y = convolve(masked(x_CxBxN, mask_B) if axis == BATCH else x_CxBxN, w, axis)
+  capture(conv, lambda: y + theta[conv]["b"][:, None, None])
+  y = batch_norm(y, beta, mask_B)
+  capture(norm, lambda: y)
+  return jax.nn.relu(y)
 
 
 def weight_statistics(w: jax.Array, axis: int) -> jax.Array:

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from unsup_rule.rule import tuning
 from unsup_rule.rule.capture import capture, is_capturing, scope
 from unsup_rule.rule.layers import linear
 from unsup_rule.rule.mlp import batch_mean
@@ -24,13 +25,6 @@ from unsup_rule.rule.terms import TERMS, Connection
 from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Theta
 
 NORMALISE_EPSILON = 1.0
-# Layers of a width group up to which they are unrolled: a tenth faster than a scan, which has to
-# store what it keeps for the backward pass; with more of them compilation would take longer.
-UNROLLED = 4
-# Entries of a stack's matrices up to which all are changed at once. That is no faster than one by
-# one but compiled once; each entry takes some 100 bytes then, for twelve terms.
-AT_ONCE = 2**20
-
 Carry = TypeVar("Carry")
 Stacked = TypeVar("Stacked", bound=NamedTuple)
 Out = TypeVar("Out")
@@ -94,7 +88,7 @@ def each_layer(
 ) -> tuple[Carry, Out]:
   """Applies `function` to stacked layers first, first + 1, ...; a capture sees them one by one."""
   count = len(jax.tree.leaves(stacked)[0])
-  if not is_capturing() and count > UNROLLED:
+  if not is_capturing() and count > tuning.UNROLLED:
     return jax.lax.scan(function, carry, stacked, reverse=reverse)
   outs = {}
   for i in reversed(range(count)) if reverse else range(count):
@@ -251,6 +245,6 @@ def changes(theta: Theta, sizes: Sizes, params: Params, activations: Activations
 def all_layers(function: Callable[[LayerEnds], Weights], stacked: LayerEnds, first: int) -> Weights:
   """Applies `function` to all layers of a stack, at once where their matrices are not too large."""
   w_RxMxN = stacked.weights.w
-  if len(w_RxMxN) > 1 and w_RxMxN.size <= AT_ONCE and not is_capturing():
+  if len(w_RxMxN) > 1 and w_RxMxN.size <= tuning.CHANGED_AT_ONCE and not is_capturing():
     return jax.vmap(function)(stacked)
   return each_layer(lambda _, layer: (None, function(layer)), None, stacked, first)[1]

@@ -1,7 +1,8 @@
-"""How an application of the rule is run: what is kept for the way back, how tasks are batched, and
-what XLA may fuse.
+"""How a step of the rule is run: what is kept for the backward pass, how tasks are batched, what
+XLA may fuse, from which size on layers are scanned.
 
-None changes a number. All are chosen by measurement, see docs/performance.md.
+None changes a number by more than rounding. All are chosen by measurement on CPUs, see
+docs/performance.md; `on_cpu` is the one place that asks where a program runs.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,20 @@ from unsup_rule.errors import UnsupRuleError
 
 REMAT = ("step", "none")
 TASK_BATCHING = ("auto", "map", "vmap")
+# Layers of a width group up to which they are unrolled: a tenth faster than a scan, which has to
+# store what it keeps for the backward pass; with more of them compilation would take longer.
+UNROLLED = 4
+# Entries of a stack's matrices up to which all are changed at once. That is no faster than one by
+# one but compiled once; each entry takes some 100 bytes then, for twelve terms.
+CHANGED_AT_ONCE = 2**20
 # Entries of the arguments of tasks that are batched on a CPU: theta, inner state and batch. Small
 # operations cost more than their arithmetic, but large values had better stay in the cache.
 AT_ONCE = 2**18
+
+
+def on_cpu() -> bool:
+  """Whether programs run on a CPU."""
+  return jax.default_backend() == "cpu"
 
 
 def check(remat: str, task_batching: str) -> None:
@@ -35,13 +47,13 @@ def prepared(function: Callable[..., Any], remat: str, task_batching: str) -> Ca
 
   Args:
     function: pure; takes and returns trees of arrays.
-    remat: "step" keeps only the arguments for the way back and computes the rest again; "none"
+    remat: "step" keeps only the arguments for the backward pass and computes the rest again; "none"
       keeps every intermediate value.
     task_batching: under `jax.vmap`, "vmap" batches every operation; "map" runs one task after the
       other, whose values then fit the cache; "auto" batches, on a CPU no more tasks than are small
       enough together.
   """
-  if task_batching == "auto" and jax.default_backend() != "cpu":
+  if task_batching == "auto" and not on_cpu():
     task_batching = "vmap"
   if remat == "none":
     return function
@@ -97,7 +109,7 @@ def _chunks(function, n_tasks: int, is_batched: Any, arguments: Any) -> Any:
   return jax.lax.map(one, own, batch_size=at_once if at_once > 1 else None)
 
 
-def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+def no_fuse(function: Callable[..., Any]) -> Callable[..., Any]:
   """`function` of trees of arrays; on a CPU a computation of its own, with which nothing is fused.
 
   Otherwise XLA:CPU fuses the slices that read what a loop has kept into the loops over its
@@ -107,8 +119,24 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
   compiled = jax.jit(function)
 
   def call(*arguments):
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
       return function(*arguments)
     return set_xla_metadata(compiled(*arguments), inlineable="false")
 
   return call
+
+
+def solve(a_NxN: jax.Array, b_NxY: jax.Array) -> jax.Array:
+  """The solution of a symmetric, positive system, alone or of each task.
+
+  On a CPU one task's after the other: jax solves a batch on its pool of threads and waits for
+  them, for ever if all threads of the pool are busy with groups of tasks that wait too.
+  """
+  return _solve_in_turn(a_NxN, b_NxY) if on_cpu() else _solve(a_NxN, b_NxY)
+
+
+def _solve(a_NxN: jax.Array, b_NxY: jax.Array) -> jax.Array:
+  return jax.scipy.linalg.solve(a_NxN, b_NxY, assume_a="pos")
+
+
+_solve_in_turn = jax.custom_batching.sequential_vmap(_solve)
