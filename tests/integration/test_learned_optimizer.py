@@ -17,6 +17,8 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import estimators
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.plugin.task import MLPTaskFamily
+from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.step import step
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source
 
@@ -142,6 +144,16 @@ def test_no_activations(model_state, rule, theta, task):
   state = optimizer.init(jax.jit(task.init)(KEY))
   with pytest.raises(UnsupRuleError, match="no activations in model_state; train an MLPTask"):
     optimizer.update(state, model_state=model_state)
+
+
+def test_activations_of_another_model(rule, theta, task):
+  optimizer, other = rule.opt_fn(theta), MLP(9, (6,), 4)
+  params = task.init(KEY)
+  activations = other.apply(other.init(KEY), jnp.ones((8, 9)))
+  with pytest.raises(AssertionError, match=r"shape"):
+    optimizer.update(optimizer.init(params), model_state=activations)
+  with pytest.raises(UnsupRuleError, match=r"two architectures; pass MLP\.apply"):
+    step(rule.sizes, theta, rule.schedule, params, activations, 0)
 
 
 def test_gradient_and_loss_are_ignored(rule, theta, before_and_after):

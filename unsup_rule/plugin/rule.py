@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import gin
 import jax
 import jax.numpy as jnp
@@ -202,6 +203,7 @@ class RuleOptimizer(opt_base.Optimizer):
         "the rule found no activations in model_state; train an MLPTask, or pass "
         "MLP.apply(params, x)"
       )
+    check_arrays(params, model_state)
 
     def compute(theta: jax.Array, params: Params, activations: Activations) -> Params:
       return changes(self._unpacked(theta), self.sizes, params, activations)
@@ -264,3 +266,19 @@ def check_inner_optimizer(given: object) -> None:
       f"UnsupervisedRule.inner_optimizer is {given!r}; give an instance of an Optimizer or "
       "LearnedOptimizer, in gin @LearnableAdam() with the brackets"
     )
+
+
+def check_arrays(params: Params, activations: Activations) -> None:
+  """Asserts ranks, shapes and types of what the library hands on."""
+  chex.assert_rank(activations.x_0, 2)
+  chex.assert_equal(len(activations.stacks), len(params.stacks))
+  batch, below = activations.x_0.shape
+  for weights, signals in zip(params.stacks, activations.stacks, strict=True):
+    count, _, n = weights.w.shape
+    chex.assert_shape([weights.w, weights.v], (count, below, n))
+    chex.assert_shape(weights.b, (count, n))
+    chex.assert_shape([signals.x, signals.z], (count, batch, n))
+    below = n
+  if activations.mask is not None:
+    chex.assert_shape(activations.mask, (batch,))
+  chex.assert_type(jax.tree.leaves((params, activations)), float)

@@ -59,6 +59,11 @@ def scheduled_change(
     activations: of a batch.
     t: number of the step.
   """
+  made_by = [(len(stack.w), stack.w.shape[-1]) for stack in params.stacks]
+  if made_by != [(len(stack.x), stack.x.shape[-1]) for stack in activations.stacks]:
+    raise UnsupRuleError(
+      "activations and params are of two architectures; pass MLP.apply(params, x) of these params"
+    )
   batch, n_inputs = activations.x_0.shape
   if batch < 2:
     raise UnsupRuleError(
