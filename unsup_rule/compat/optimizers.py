@@ -3,8 +3,6 @@
 from unsup_rule import compat
 
 if compat.IS_HEAD:
-  from learned_optimization.optimizers import optax_opts as home  # pyright: ignore
+  from learned_optimization.optimizers.optax_opts import OptaxOptimizer  # pyright: ignore
 else:
-  from learned_optimization.optimizers import base as home
-
-OptaxOptimizer = home.OptaxOptimizer
+  from learned_optimization.optimizers.base import OptaxOptimizer as OptaxOptimizer

@@ -32,7 +32,7 @@ def _advance(
   theta: Theta,
   params: Params,
   first: int,
-  x_SxBxN: np.ndarray,
+  x_SxBxN: jax.Array,
   count: int,
   *,
   sizes: Sizes,

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
@@ -34,12 +36,12 @@ def base_model_from_tf(
   Forward layers are numbered 0 .. L-1, backward matrices L .. 2L-1; biases of the latter exist
   there but are used nowhere.
   """
-  found: dict[int, dict[str, np.ndarray]] = {}
+  found: dict[int, dict[str, jax.Array]] = {}
   for name, value in variables.items():
     match = _LAYER.match(name)
     if match:
       leaf = "w" if match[2] == "linear/w" else "b"
-      found.setdefault(int(match[1] or 0), {})[leaf] = np.asarray(value, np.float32)
+      found.setdefault(int(match[1] or 0), {})[leaf] = jnp.asarray(value, jnp.float32)
   n_layers = len(found) // 2
   if n_layers == 0 or sorted(found) != list(range(2 * n_layers)):
     raise UnsupRuleError(

@@ -122,7 +122,7 @@ class Case:
   phi: Params
   theta: Theta
   learning_rate: float
-  batches: list[np.ndarray]
+  batches: list[jax.Array]
 
   @property
   def sizes(self) -> Sizes:
@@ -160,7 +160,7 @@ def read_case(trace: Arrays, theta: Theta | None = None) -> Case:
   try:
     meta = json.loads(str(trace["meta_json"]))
     n_batches = sum(re.fullmatch(r"x/\d+", key) is not None for key in trace)
-    batches = [np.asarray(trace[f"x/{i}"], np.float32) for i in range(n_batches)]
+    batches = [jnp.asarray(trace[f"x/{i}"], jnp.float32) for i in range(n_batches)]
   except (KeyError, json.JSONDecodeError) as error:
     raise UnsupRuleError(f"not a trace of the rule: {error} is missing or damaged") from error
   mlp, phi = base_model_from_tf(_under(trace, "phi0/"), meta.get("activation", "relu"))

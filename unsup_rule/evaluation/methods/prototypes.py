@@ -16,6 +16,7 @@ from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.probe import Targets
 from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.structures import Params
 from unsup_rule.tasks.fewshot import Episodes
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import Source
@@ -123,7 +124,7 @@ def similarity(features_KxF: jax.Array, centres_WxF: jax.Array) -> jax.Array:
 
 
 def problem_loss(
-  mlp: MLP, params: dict, x_2KxP: jax.Array, fit: Targets, query: Targets, n_ways: int
+  mlp: MLP, params: Params, x_2KxP: jax.Array, fit: Targets, query: Targets, n_ways: int
 ) -> jax.Array:
   """Cross-entropy of the query half under a softmax over similarities."""
   features = mlp.features(params, x_2KxP)
