@@ -30,7 +30,7 @@ CORE_NEEDS = {"jax", "numpy", "sklearn", "tqdm"}
 UPWARDS = {
   ("weights/pretrained.py", "plugin"),
 }
-MOST_ANY = 241
+MOST_ANY = 168
 MOST_LINES_OF_COMPAT = 300
 
 _RANK = {room: rank for rank, rooms in enumerate(FLOORS) for room in rooms}

@@ -63,8 +63,8 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     shuffle_inputs: show the rule its inputs in a random order.
     initial_coefficients: mixing coefficients that `init` gives to terms, by their keys in
       `unsup_rule.rule.terms.TERMS`; 0.1 for those left out, as in the authors' program.
-    remat: "step" keeps only the inner states of a truncation and computes each step again on the
-      way back, in a fraction of the memory and, since memory is the bottleneck, of the time;
+    remat: "step" keeps only the inner states of a truncation and computes each step again in the
+      backward pass, in a fraction of the memory and, since memory is the bottleneck, of the time;
       "none" keeps every intermediate value.
     task_batching: how several tasks are run side by side: "map" one after the other, "vmap" as one
       batch, "auto" on a CPU as many at once as are small enough together and elsewhere "vmap".

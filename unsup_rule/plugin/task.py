@@ -20,8 +20,8 @@ from learned_optimization.tasks import base as tasks_base  # isort: skip
 Batch = Any
 # With the values that gin binds; `RidgeProbe()` itself never looks at gin.
 configured_probe = gin.external_configurable(RidgeProbe, module="unsup_rule")
-# What a truncation keeps for the way back is then the inner states, and not all that the probe and
-# the base model compute on batches. Within a loop, nothing is merged that should not be.
+# What a truncation keeps for its backward pass is then the inner states, and not all that the probe
+# and the base model compute on batches. Within a loop, nothing is merged that should not be.
 _rematerialised = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
