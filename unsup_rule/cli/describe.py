@@ -235,15 +235,21 @@ def _step_operations(family: "MLPTaskFamily", lopt: "LearnedOptimizer") -> int:
 def _measured(found: "Settings", seed: int) -> list[str]:
   """Times gradient estimates of one sampled estimator, and the drawing of their data alone."""
   import jax
+  from learned_optimization.outer_trainers import gradient_learner
 
+  from unsup_rule.compat import library
   from unsup_rule.meta.groups import length_of
 
   key = jax.random.PRNGKey(seed)
   (sampled,) = found.sample_estimators(found.run.lopt, key, 1)
   estimator: Any = getattr(sampled, "estimators", (sampled,))[0]
   length = length_of(getattr(estimator, "stock", estimator))
-  learner = found.make_learner()
-  weights = learner.get_state_for_worker(learner.init(key))
+  weights = library.make(
+    gradient_learner.WorkerWeights,
+    theta=found.run.lopt.init(key),
+    theta_model_state=None,
+    outer_state=None,
+  )
   print("compiling", file=sys.stderr, flush=True)
   state = estimator.init_worker_state(weights, key)
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers.gradient_learner import (
   GradientEstimator,
   GradientEstimatorOut,
@@ -84,12 +85,16 @@ class GroupedEstimator(GradientEstimator):
   Attributes:
     stock: the estimator of a group.
     n_groups: how many there are.
+    truncated_step: of the stock estimator, which HEAD's estimators keep what they unroll in.
     task_family: what all of them work on.
+    learned_opt: the optimizer whose theta is meta-trained.
   """
 
   def __init__(self, stock: StockEstimator, n_groups: int):
     self.stock, self.n_groups = stock, n_groups
-    self.task_family: tasks_base.TaskFamily = step_of(stock).task_family
+    self.truncated_step = step_of(stock)
+    self.task_family: tasks_base.TaskFamily = self.truncated_step.task_family
+    self.learned_opt: lopt_base.LearnedOptimizer = self.truncated_step.learned_opt
 
   @property
   def name(self) -> str:
@@ -99,7 +104,7 @@ class GroupedEstimator(GradientEstimator):
   @property
   def num_tasks(self) -> int:
     """Of all groups."""
-    return self.n_groups * step_of(self.stock).num_tasks
+    return self.n_groups * self.truncated_step.num_tasks
 
   def task_name(self) -> str:
     """The name of the task family."""
