@@ -84,12 +84,7 @@ class Learner:
       UnsupRuleError: the folder belongs to another configuration, or cannot be written.
     """
     self._folder, self._settings = folder, found
-    saved = checkpoint.load_state(folder)
-    if saved is None and (folder / "params").exists():
-      raise UnsupRuleError(
-        f"{folder} holds params but no checkpoint to go on from; choose another "
-        "--train_log_dir so that they are not overwritten"
-      )
+    saved = checkpoint.load_resumable(folder)
     self._statistics = WorkerStatistics(saved.get("worker_statistics") if saved else None)
     self.store = MetaParameterStore(found)
     if saved:

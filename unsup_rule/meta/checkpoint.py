@@ -128,6 +128,21 @@ def load_state(folder: str | pathlib.Path) -> State | None:
   return None
 
 
+def load_resumable(folder: pathlib.Path) -> State | None:
+  """`load_state`, for a run that is about to write into the folder.
+
+  Raises:
+    UnsupRuleError: as `load_state`, and where there is a theta that nothing could go on from.
+  """
+  state = load_state(folder)
+  if state is None and (folder / "params").exists():
+    raise UnsupRuleError(
+      f"{folder} holds params but no checkpoint to go on from; choose another "
+      "--train_log_dir so that they are not overwritten"
+    )
+  return state
+
+
 def read_state(path: str | pathlib.Path) -> State:
   """Reads one checkpoint.
 

@@ -30,7 +30,7 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
   """
   limits, lopt = settings.run, settings.run.lopt
   with lock.exclusive(folder):
-    state = checkpoint.load_state(folder)
+    state = checkpoint.load_resumable(folder)
     seconds = state["seconds"] if state else 0.0
 
     def complete(step: int) -> bool:
@@ -41,11 +41,6 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
     run = MetaTrainingRun(settings)
     if state:
       run.restore(state, f"the checkpoint of step {state['step']} in {folder}")
-    elif (folder / "params").exists():
-      raise UnsupRuleError(
-        f"{folder} holds params but no checkpoint to go on from; choose another "
-        "--train_log_dir so that they are not overwritten"
-      )
     else:
       run.start()
     # Before the first step too: a full disk shows now and not after an hour.
