@@ -30,7 +30,13 @@ TINY = (
 
 def arguments(out, *bindings, rule=None):
   given = [f"--gin_bindings={binding}" for binding in (*TINY, *bindings)]
-  return ["evaluate", f"--out={out}", *given, *([f"--rule={rule}"] if rule else [])]
+  return [
+    "evaluate",
+    f"--out={out}",
+    "--processes=0",
+    *given,
+    *([f"--rule={rule}"] if rule else []),
+  ]
 
 
 def evaluate(command):
