@@ -85,8 +85,9 @@ class Connection:
     """h A + a of all heads that read the `end`: [K, G B, I] a block of heads."""
     h_CxBxI = getattr(self, f"h_{end}")
     heads = [[f"{self.direction}{head}/linear" for head in block] for block in _HEADS[end]]
-    blocks = (masked(p_KxGxBxI, self.mask_B) for p_KxGxBxI in linears(self.theta, heads, h_CxBxI))
-    return [p_KxGxBxI.reshape(len(p_KxGxBxI), -1, h_CxBxI.shape[2]) for p_KxGxBxI in blocks]
+    batch, n = h_CxBxI.shape[1:]
+    blocks = linears(self.theta, heads, h_CxBxI)
+    return [masked(p.reshape(-1, batch, n), self.mask_B).reshape(len(p), -1, n) for p in blocks]
 
   def readout(self, name: str) -> jax.Array:
     """R(name; ., .), [rows, columns]; where each side comes from is said in `_READOUTS`."""
