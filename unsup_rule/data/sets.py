@@ -7,7 +7,7 @@ from collections.abc import Callable
 import gin
 import numpy as np
 
-from unsup_rule.data import bags, glyphs, manifolds, silhouettes, tfds_source
+from unsup_rule.data import bags, glyphs, manifolds, silhouettes, tabular, tfds_source
 from unsup_rule.data.cache import cached
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
@@ -50,6 +50,8 @@ def load(
         "valid" and "test";
       "digits": scikit-learn's 8x8 digits; splits "train" and "test", half each;
       "two_moons": scikit-learn's two noisy half circles, float32; splits "train" and "test";
+      "wine", "breast_cancer", "covertype": scikit-learn's tables, columns standardised, float32;
+        splits "train" and "test", half each;
       any image set of TensorFlow Datasets with integer labels, such as "mnist";
       any text set of it, such as "imdb_reviews", as counts of the most frequent training words.
     split: the split's name.
@@ -99,6 +101,8 @@ def _reader(
     return repr((name, split)), lambda: _digits(split)
   if name == "two_moons":
     return repr((name, split, _POINTS, _NOISE)), lambda: _two_moons(split)
+  if name in tabular.TABLES:
+    return repr((name, split)), lambda: tabular.read(name, split)
   if not isinstance(vocabulary, int) or vocabulary < 1:
     raise UnsupRuleError(f"load_data.vocabulary is {vocabulary!r}: give a whole number from 1 up")
   return (

@@ -22,7 +22,7 @@ Progress = Callable[[float], object]  # is told of each part of a cell's cost th
 def attempt(cell: Cell, folder: pathlib.Path, provenance: Row, progress: Progress) -> Row:
   """A cell's row, with status "ok" or "failed"; only a wish to stop passes through."""
   row = cell.row(provenance)
-  start = time.monotonic()
+  start, cpu_start = time.monotonic(), time.process_time()
   try:
     row["ways"] = cell.setting.data.load(cell.setting.data.test_split).n_classes
     row["measurements"] = measure(cell, folder, progress)
@@ -30,6 +30,7 @@ def attempt(cell: Cell, folder: pathlib.Path, provenance: Row, progress: Progres
     reason = (str(error).splitlines() or [""])[0]
     row["status"], row["reason"] = "failed", f"{type(error).__name__}: {reason}"[:300]
   row["seconds"] = round(time.monotonic() - start, 1)
+  row["cpu_seconds"] = round(time.process_time() - cpu_start, 1)
   return row
 
 

@@ -110,7 +110,7 @@ class _Worker:
       self._process.join()
       reason = f"its process ended with code {self._process.exitcode}, for want of memory perhaps"
       row = self.cell.row(self._arguments[-1])
-      message = {**row, "status": "failed", "reason": reason, "seconds": 0.0}
+      message = {**row, "status": "failed", "reason": reason, "seconds": 0.0, "cpu_seconds": 0.0}
       self._begin()
     if isinstance(message, dict):
       self.cell = None
