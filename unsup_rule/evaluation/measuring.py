@@ -14,7 +14,7 @@ from unsup_rule.evaluation.methods.base import Snapshot, prepared
 from unsup_rule.evaluation.setting import Inputs
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Cell
-from unsup_rule.tasks import fewshot
+from unsup_rule.tasks import fewshot, ridge_cv
 
 Progress = Callable[[float], object]  # is told of each part of a cell's cost that is done
 
@@ -40,8 +40,8 @@ def measure(
   """Fits and probes every seed.
 
   Returns:
-    For each step: "step", and lists over seeds of accuracies by probe and of the objective;
-    None for what the method does not have.
+    For each step: "step", lists over seeds of accuracies by probe and of the objective, and
+    "layers" with such lists by the name of a layer; None for what the method does not have.
   """
   setting = cell.setting
   test = setting.data.load(setting.data.test_split)
@@ -56,10 +56,17 @@ def measure(
     for snapshot in fit(index, episodes):
       entry = by_step.setdefault(
         snapshot.step,
-        {"step": snapshot.step, **{name: [] for name in (*fewshot.PROBES, "objective")}},
+        {
+          "step": snapshot.step,
+          **{name: [] for name in (*fewshot.PROBES, "objective")},
+          "layers": {},
+        },
       )
       for name, value in _scores(snapshot, episodes, truth_DxK, index).items():
         entry[name].append(value)
+      for name, features_DxExF in snapshot.layers.items():
+        predicted = ridge_cv.predict(features_DxExF, episodes.labels_DxK, episodes.n_ways)
+        entry["layers"].setdefault(name, []).append(fewshot.accuracy(predicted, truth_DxK))
       inside |= {f"{name}/{snapshot.step}": value for name, value in snapshot.inside.items()}
     if inside and index == 0:
       labels = np.concatenate([episodes.labels_DxK, truth_DxK], axis=1).ravel()
