@@ -314,6 +314,11 @@ def task_family(
   return getattr(groups_module.step_of(estimator), "task_family", None)
 
 
+def is_shared(estimator: gradient_learner.GradientEstimator) -> bool:
+  """Whether the same object is made again from the same settings, with its compiled programs."""
+  return isinstance(estimator, GroupedEstimator | SampledTruncations)
+
+
 def most_groups() -> int:
   """The largest number of groups that gin asks of an estimator here: that many cores help."""
   found = [1]

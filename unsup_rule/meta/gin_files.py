@@ -159,6 +159,18 @@ def bind(bindings: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
+def tried(bindings: Sequence[str]) -> Iterator[None]:
+  """Has bindings in force within the context, and all as it was behind it."""
+  before = {key: dict(parameters) for key, parameters in _GIN._CONFIG.items()}
+  try:
+    bind(bindings)
+    yield
+  finally:
+    _GIN._CONFIG.clear()
+    _GIN._CONFIG.update(before)
+
+
+@contextlib.contextmanager
 def naming_missing_values() -> Iterator[None]:
   """Turns gin's complaint about a configurable without a value it needs into one line."""
   try:

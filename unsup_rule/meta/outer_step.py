@@ -15,6 +15,7 @@ from learned_optimization.outer_trainers import gradient_learner
 from unsup_rule.compat import library
 from unsup_rule.meta import checkpoint, trees
 from unsup_rule.meta.estimators import task_family
+from unsup_rule.plugin.adam import average_of
 
 # What a key is for; folded into the root key.
 _THETA, ESTIMATORS, _STEPS = range(3)
@@ -83,6 +84,14 @@ def update(
   )
   new_state, _ = learner.update(state, [aggregated], with_metrics=False, key=key)
   return new_state if trees.all_finite(new_state) else None
+
+
+def result(
+  learner: gradient_learner.GradientLearner, state: gradient_learner.GradientLearnerState
+) -> lopt_base.MetaParams:
+  """What a run is measured by and leaves: the average of theta, or theta if none is kept."""
+  average = average_of(state)
+  return library.meta_params(learner, state) if average is None else average
 
 
 def family_name(estimator: gradient_learner.GradientEstimator) -> str:

@@ -14,10 +14,13 @@ import numpy as np
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import outer_step, trees
+from unsup_rule.meta import gin_files, outer_step, settings, trees
+from unsup_rule.meta.ahead import CompiledAhead
 from unsup_rule.meta.settings import Settings
+
+# Draws that find the estimators to be compiled ahead: nearly all there are, if they are few.
+_DRAWN_AHEAD = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +74,17 @@ class MetaTrainingRun:
   Attributes:
     step: outer steps done, those with dropped gradients included.
     dropped: meta-gradients dropped since the start because they were not finite.
+    settings: those in force; a phase changes them, but not the outer optimizer.
     learner_state: theta and the state of its optimizer.
     estimators: the estimators and their states.
   """
 
   def __init__(self, settings: Settings):
     """Makes a run of `settings.run`, from the seed in `settings.trainer`."""
-    self._settings = settings
-    self._lopt = settings.run.lopt
+    self.settings = settings
+    self._phases = dict(sorted(settings.trainer.phases.items()))
+    self._phase = 0  # The step that the phase in force began with.
+    self._ahead: CompiledAhead | None = None
     self._learner = settings.make_learner()
     self._seed = settings.trainer.seed
     self._root_key = jax.random.PRNGKey(self._seed)
@@ -88,9 +94,14 @@ class MetaTrainingRun:
     self.estimators: list[EstimatorState] = []
 
   @property
+  def lopt(self) -> lopt_base.LearnedOptimizer:
+    """The optimizer whose theta is trained."""
+    return self.settings.run.lopt
+
+  @property
   def theta(self) -> lopt_base.MetaParams:
-    """The current theta."""
-    return library.meta_params(self._learner, self.learner_state)
+    """What the run has found so far, see `outer_step.result`."""
+    return outer_step.result(self._learner, self.learner_state)
 
   @property
   def worst(self) -> EstimatorState:
@@ -99,13 +110,17 @@ class MetaTrainingRun:
 
   def initial_theta(self) -> lopt_base.MetaParams:
     """The theta that training started from, made anew."""
-    return library.meta_params(self._learner, self._initial_learner_state())
+    return outer_step.result(self._learner, self._initial_learner_state())
 
   def start(self) -> None:
     """Initialises theta, the estimators and their inner problems."""
     self.learner_state = self._initial_learner_state()
-    key = jax.random.fold_in(self._root_key, outer_step.ESTIMATORS)
-    number = self._settings.run.num_estimators
+    self._compile_ahead()
+    self._begin(jax.random.fold_in(self._root_key, outer_step.ESTIMATORS))
+
+  def _begin(self, key: jax.Array) -> None:
+    """Samples all estimators, and their inner problems."""
+    number = self.settings.run.num_estimators
     self.estimators = [
       EstimatorState(
         EstimatorSeed(key, number, index),
@@ -115,6 +130,27 @@ class MetaTrainingRun:
       for index, estimator in enumerate(self._sample(key, number))
     ]
 
+  def _enter(self, phase: int) -> None:
+    """Puts in force what the phases up to this one bind, as far as it is not yet."""
+    bindings = [
+      b for step in self._phases if self._phase < step <= phase for b in self._phases[step]
+    ]
+    self.settings = settings.changed(self.settings, bindings)
+    self._phase = phase
+
+  def _compile_ahead(self) -> None:
+    """Begins to compile what all phases need, where that takes long, and checks the phases."""
+    if jax.default_backend() != "cpu":
+      self._ahead = CompiledAhead(self._weights())
+    bindings: list[str] = []
+    for step, new in {0: (), **self._phases}.items():
+      bindings += new
+      if step >= self._phase:
+        with gin_files.tried(bindings):
+          estimators = self._sample(self._root_key, _DRAWN_AHEAD if self._ahead else 1)
+        if self._ahead:
+          self._ahead.begin(estimators)
+
   def advance(self) -> StepReport:
     """Takes one outer step: estimates, average, update of theta, and now and then new estimators.
 
@@ -122,6 +158,9 @@ class MetaTrainingRun:
     even where every gradient is dropped and theta stays.
     """
     key = outer_step.key_of_update(self._seed, self.step)
+    if self.step in self._phases and self.step != self._phase:
+      self._enter(self.step)
+      self._begin(jax.random.fold_in(key, outer_step.ESTIMATORS))
     estimate_key, update_key, reset_key, resample_key = jax.random.split(key, 4)
     weights = self._weights()
     estimates = [
@@ -149,6 +188,7 @@ class MetaTrainingRun:
     return {
       "step": self.step,
       "dropped": self.dropped,
+      "phase": self._phase,
       "root_key": np.asarray(self._root_key),
       "learner": trees.to_leaves(self.learner_state),
       "slots": {
@@ -173,11 +213,13 @@ class MetaTrainingRun:
     Raises:
       UnsupRuleError: the checkpoint belongs to another configuration.
     """
+    self._enter(int(state.get("phase", 0)))
     self._check_fit(state, where)
     self.step, self.dropped = int(state["step"]), int(state["dropped"])
     self.learner_state = trees.from_leaves(
       state["learner"], self._initial_learner_state(), f"outer learner in {where}"
     )
+    self._compile_ahead()
     sampled: dict[tuple[bytes, int], Sequence[Any]] = {}
     self.estimators = []
     for index in range(len(state["slots"])):
@@ -205,7 +247,7 @@ class MetaTrainingRun:
         f"{where} was not made with trainer.seed = {self._seed}; set the "
         "seed of that run, or choose another --train_log_dir"
       )
-    number = self._settings.run.num_estimators
+    number = self.settings.run.num_estimators
     if len(state["slots"]) != number:
       raise UnsupRuleError(
         f"{where} has {len(state['slots'])} estimators, run_train."
@@ -214,17 +256,19 @@ class MetaTrainingRun:
       )
 
   def _initial_learner_state(self) -> gradient_learner.GradientLearnerState:
-    return outer_step.initial_learner_state(self._lopt, self._learner, self._seed)
+    return outer_step.initial_learner_state(self.lopt, self._learner, self._seed)
 
   def _weights(self) -> gradient_learner.WorkerWeights:
     return self._learner.get_state_for_worker(self.learner_state)
 
   def _sample(self, key: jax.Array, number: int) -> Sequence[gradient_learner.GradientEstimator]:
-    return self._settings.sample_estimators(self._lopt, key, number)
+    return self.settings.sample_estimators(self.lopt, key, number)
 
   def _new_problems(
     self, estimator: gradient_learner.GradientEstimator, key: jax.Array
   ) -> gradient_learner.GradientEstimatorState:
+    if self._ahead:
+      self._ahead.wait(estimator)
     return trees.strong(estimator.init_worker_state(self._weights(), key))
 
   def _update(self, gradient: outer_step.Gradient, loss: float, key: jax.Array) -> bool:
@@ -261,7 +305,7 @@ class MetaTrainingRun:
 
   def _resample(self, key: jax.Array) -> None:
     """Replaces each estimator by a new one with the chance that the frequency gives."""
-    frequency = self._settings.run.stochastic_resample_frequency
+    frequency = self.settings.run.stochastic_resample_frequency
     if frequency <= 0:
       return
     chances = np.asarray(jax.random.uniform(key, (len(self.estimators),)))
