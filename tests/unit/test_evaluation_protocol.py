@@ -86,6 +86,7 @@ def test_separable_classes_are_told_apart_and_shuffled_labels_give_chance(name, 
   right = measured(method, seeds=3, draws=10)[-1]
   blob_data["test"] = blobs("test", each=100, labels_seed=5)
   shuffled = measured(method, seeds=3, draws=10)[-1]
+  assert right["cv"]
   for probe in [r for r in fewshot.PROBES if right[r]]:
     assert np.mean(right[probe]) > 0.9
     # 1,200 predictions: a standard deviation of 0.0125 about chance.

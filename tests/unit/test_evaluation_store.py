@@ -12,7 +12,7 @@ from unsup_rule.evaluation.suite import Suite
 
 def row(key="k", status="ok", **changes):
   cell = Suite(methods=("inputs",)).cells(None)[0]
-  measured = {"step": 0, "ridge": [0.5, 0.7], "logistic": [0.25, 0.75], "own": None}
+  measured = {"step": 0, "cv": None, "ridge": [0.5, 0.7], "logistic": [0.25, 0.75], "own": None}
   return {
     "key": key,
     "identity": cell.identity,

@@ -12,7 +12,7 @@ from unsup_rule.evaluation.figures import fewshot, inside, meta_training, steps,
 from unsup_rule.evaluation.figures.style import Drawn
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Suite
-from unsup_rule.tasks.fewshot import PROBE_NAMES
+from unsup_rule.tasks.fewshot import HEADLINE, PROBE_NAMES
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
@@ -126,7 +126,7 @@ def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
   )
   for group in groups:
     heading = html.escape(comparison.data_label(group[0]) + _varied(group[0], rows))
-    for probe in ("ridge", "logistic"):
+    for probe in ("cv", "ridge", "logistic"):
       by_verdict: dict[str, list[str]] = {"better": [], "level": [], "worse": []}
       for row, found in _differences(group, probe):
         text = f"{comparison.method_label(row)} ({found.mean:+.3f})"
@@ -152,13 +152,13 @@ def _tables(rows: Sequence[Row]) -> Iterable[str]:
   yield (
     '<p class="note">Accuracy after the last step, and at the best of the measured steps (chosen '
     "on these very draws, so a little too high). The last column is the rule's last step minus "
-    "the method's best, ridge, paired by seed.</p>"
+    "the method's best, by the cross-validated ridge, paired by seed.</p>"
   )
   for group in comparison.tables(rows).values():
     heading = comparison.data_label(group[0]) + _varied(group[0], rows)
-    differences = {row["key"]: found for row, found in _differences(group, "ridge")}
+    differences = {row["key"]: found for row, found in _differences(group, HEADLINE)}
     yield f"<h3>{html.escape(heading)}</h3>"
-    heads = [*PROBE_NAMES.values(), "best step, ridge", "step", "rule minus method"]
+    heads = [*PROBE_NAMES.values(), "best step", "step", "rule minus method"]
     yield (
       '<div class="wide"><table><tr><th>method</th><th class="n">steps</th>'
       + "".join(f'<th class="n">{head}</th>' for head in heads)
@@ -172,7 +172,7 @@ def _tables(rows: Sequence[Row]) -> Iterable[str]:
 def _table_row(row: Row, found: comparison.Difference | None) -> str:
   cells = [str(comparison.reported(row).step)]
   cells += [_value(comparison.last(row, probe)) for probe in PROBE_NAMES]
-  best = comparison.best(row, "ridge")
+  best = comparison.best(row, HEADLINE)
   cells += [_value(best), "" if best is None else str(best.step)]
   cells.append("" if found is None else f"{found.mean:+.3f} ± {found.error:.3f}")
   verdict = "" if found is None else f'<td class="{found.verdict}">{_WORDS[found.verdict]}</td>'

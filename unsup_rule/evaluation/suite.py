@@ -27,6 +27,7 @@ _AXES = {
   "permute": "permute",
   "batch_sizes": "batch_size",
 }
+_PROTOCOL = 2  # raise it when rows of results get other columns or numbers
 _SCALARS = ("n_outputs", "steps", "seeds", "draws", "examples_per_class", "seed")
 
 
@@ -148,7 +149,12 @@ class Suite:
 
 
 def _identity(name: str, method: Method, setting: Setting, theta_sha256: str) -> Row:
-  identity = {"method": name, **setting.as_dict(), "loading": _bindings("load_data.")}
+  identity = {
+    "method": name,
+    "protocol": _PROTOCOL,
+    **setting.as_dict(),
+    "loading": _bindings("load_data."),
+  }
   if isinstance(method, Rule):
     return identity | {"theta": theta_sha256, "dynamics": dataclasses.asdict(method.schedule)}
   if isinstance(method, LibraryOptimizer):

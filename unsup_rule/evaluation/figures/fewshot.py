@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
 from unsup_rule.evaluation.store import Row
+from unsup_rule.tasks.fewshot import HEADLINE, PROBE_NAMES
 
 ABSENT = "Few-shot accuracy of all methods: no setting has three methods or more."
 _FEWEST_METHODS = 3
@@ -27,8 +28,8 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
       "few_shot",
       "Few-shot accuracy",
       "Share of right answers after the last training step, mean and one standard error over "
-      "seeds. Filled: ridge probe; hollow: logistic regression. Further right is better; the "
-      "dashed line marks the rule, so that every method right of it does better than the rule.",
+      "seeds. Filled: cross-validated ridge; hollow: logistic regression. Further right is better; "
+      "the dashed line marks the rule, so that every method right of it does better than the rule.",
       style.to_png(figure),
     )
   ]
@@ -40,7 +41,7 @@ def _panel(axes, group: Sequence[Row]) -> None:
   if rule is not None:
     axes.axvline(comparison.reported(rule).mean, color=style.colour("rule"), ls="--", lw=0.8)
   for y, row in enumerate(group):
-    for probe, marker, shift in (("ridge", None, 0.12), ("logistic", "white", -0.12)):
+    for probe, marker, shift in ((HEADLINE, None, 0.12), ("logistic", "white", -0.12)):
       value = comparison.last(row, probe)
       if value is not None:
         axes.errorbar(
@@ -53,7 +54,8 @@ def _panel(axes, group: Sequence[Row]) -> None:
           markersize=5,
           capsize=2,
         )
-  for label, face in (("ridge, factor 0.1", "black"), ("logistic regression, C = 1", "white")):
+  for probe, face in ((HEADLINE, "black"), ("logistic", "white")):
+    label = PROBE_NAMES[probe]
     axes.plot([], [], "o", color="black", markerfacecolor=face, markersize=5, label=label)
   axes.set_yticks(range(len(group)), [comparison.method_label(row) for row in group])
   for tick, row in zip(axes.get_yticklabels(), group, strict=True):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
 from unsup_rule.evaluation.store import Row
-from unsup_rule.tasks.fewshot import mean_and_error
+from unsup_rule.tasks.fewshot import HEADLINE, mean_and_error
 
 ABSENT = "Accuracy and loss against training steps: no method was measured at three steps or more."
 _FEWEST_STEPS = 3
@@ -30,7 +30,7 @@ def _accuracies(rows: Sequence[Row]) -> list[style.Drawn]:
   figure, axes = style.new_figure(*style.grid(len(groups)), width=4.6)
   for one, group in zip(axes.flat, groups, strict=False):
     for row in group:
-      points = comparison.values(row, "ridge")
+      points = comparison.values(row, HEADLINE)
       one.errorbar(
         [p.step for p in points],
         [p.mean for p in points],
@@ -43,7 +43,7 @@ def _accuracies(rows: Sequence[Row]) -> list[style.Drawn]:
         label=comparison.method_label(row),
       )
     _step_axis(one, group)
-    one.set(title=_title(group[0], groups), ylabel="accuracy, ridge")
+    one.set(title=_title(group[0], groups), ylabel="accuracy")
     one.grid(alpha=0.3)
   style.hide_rest(axes, len(groups))
   style.legend_below(figure, list(axes.flat[: len(groups)]))
@@ -51,8 +51,9 @@ def _accuracies(rows: Sequence[Row]) -> list[style.Drawn]:
     style.Drawn(
       "steps",
       "Accuracy against training steps",
-      "Mean and one standard error over seeds of few-shot accuracy by the ridge probe. A curve "
-      "that falls again has trained for too long: a rule that stays good is flat to the right.",
+      "Mean and one standard error over seeds of few-shot accuracy by the cross-validated probe. "
+      "A curve that falls again has trained for too long: a rule that stays good is flat to the "
+      "right.",
       style.to_png(figure),
     )
   ]
@@ -64,7 +65,7 @@ def _mismatch(rows: Sequence[Row]) -> list[style.Drawn]:
     return []
   figure, axes = style.new_figure(*style.grid(len(rows)), width=4.8)
   for one, row in zip(axes.flat, rows, strict=False):
-    points = comparison.values(row, "ridge")
+    points = comparison.values(row, HEADLINE)
     steps = [p.step for p in points]
     one.errorbar(
       steps,
@@ -76,7 +77,7 @@ def _mismatch(rows: Sequence[Row]) -> list[style.Drawn]:
       capsize=2,
       label="few-shot accuracy (left axis)",
     )
-    one.set_ylabel("accuracy, ridge", color=style.colour("rule"))
+    one.set_ylabel("accuracy", color=style.colour("rule"))
     right = one.twinx()
     losses = [mean_and_error(m["objective"])[0] for m in row["measurements"]]
     right.plot(steps, losses, "s--", markersize=3, color=style.colour("vae"))

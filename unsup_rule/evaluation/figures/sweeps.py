@@ -67,7 +67,7 @@ def _sweep(rows: Sequence[Row], attribute: str) -> list[style.Drawn]:
       ticks = sorted({row["identity"][attribute] for row in panel})
       one.set_xticks(ticks, [f"{t:,}" for t in ticks], rotation=30 if len(ticks) > 6 else 0)
       one.minorticks_off()
-    one.set(title=comparison.data_label(panel[0]), xlabel=label, ylabel="accuracy, ridge")
+    one.set(title=comparison.data_label(panel[0]), xlabel=label, ylabel="accuracy")
     one.grid(axis="y", alpha=0.3)
   style.hide_rest(axes, len(panels))
   style.legend_below(figure, list(axes.flat[: len(panels)]))
