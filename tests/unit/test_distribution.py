@@ -180,6 +180,15 @@ def test_families_by_weight_resolution_and_architecture(monkeypatch):
   _assert_distributed(np.bincount(_sampled(middle.sampler).source), [_N / 2, _N / 2])
 
 
+def test_hidden_layers_may_be_listed(monkeypatch):
+  _fake_sets(monkeypatch)
+  distribution = TaskDistribution(
+    [{"name": "a", "ways": (2,)}], hidden=[[7], (3, 4)], examples_per_class=2
+  )
+  assert [hidden for hidden, _ in distribution.architectures] == [(7,), (3, 4)]
+  assert [distribution.family(0, i).mlp.hidden for i in (0, 1)] == [(7,), (3, 4)]
+
+
 def test_the_same_key_is_the_same_family_and_settings_the_same_distribution(monkeypatch):
   _fake_sets(monkeypatch)
   settings = {

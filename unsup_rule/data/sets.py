@@ -1,6 +1,7 @@
 """Data sets by name, read once, cached on disk and shared in memory."""
 
 import os
+import pathlib
 import weakref
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import gin
 import numpy as np
 
 from unsup_rule.data import glyphs, silhouettes, tfds_source
-from unsup_rule.data.cache import cached
+from unsup_rule.data.cache import cached, read, write
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
@@ -16,6 +17,7 @@ _POINTS = 2000  # two moons: examples of both splits together
 _NOISE = 0.1  # their spread
 
 _loaded: weakref.WeakValueDictionary[tuple, Dataset] = weakref.WeakValueDictionary()
+_unpacked: weakref.WeakValueDictionary[str, Dataset] = weakref.WeakValueDictionary()
 
 
 @gin.configurable("load_data", module="unsup_rule", denylist=["name", "split"])
@@ -29,6 +31,7 @@ def load(
   cache_dir: str | os.PathLike | None = None,
   vocabulary: int = 1000,
   resize: str = "bilinear",
+  files: str | os.PathLike | None = None,
 ) -> Dataset:
   """Loads a split of a data set.
 
@@ -53,22 +56,50 @@ def load(
       write access there, data are read afresh each time, with a warning.
     vocabulary: words counted in texts: the most frequent of the split "train".
     resize: "bilinear" or "area", see `Dataset.resized`.
+    files: a folder that `pack` filled; what it holds is taken from there as it is. For machines
+      that have neither the typefaces nor TensorFlow Datasets.
 
   Raises:
     UnsupRuleError: an unknown name, split or method; a set that cannot be had or is not fit.
   """
-  key, read = _reader(name, split, resolution, data_dir, vocabulary)
+  packed = None if files is None else _packed(files, name, split, resolution, grey)
+  if packed is not None and packed.exists():
+    dataset = _unpacked.get(str(packed)) or read(packed)
+    _unpacked[str(packed)] = dataset
+    return dataset
+  key, build = _reader(name, split, resolution, data_dir, vocabulary)
   arguments = (key, resolution, grey, resize, str(cache_dir))
   dataset = _loaded.get(arguments)
   if dataset is not None:
     return dataset
-  dataset = cached(key, cache_dir, read)
+  dataset = cached(key, cache_dir, build)
   if grey:
     dataset = dataset.as_grey()
   if resolution is not None:
     dataset = dataset.resized(resolution, resize)
   _loaded[arguments] = dataset
   return dataset
+
+
+def pack(
+  files: str | os.PathLike,
+  name: str,
+  split: str,
+  *,
+  resolution: int | None = None,
+  grey: bool = False,
+) -> pathlib.Path:
+  """Writes what `load` gives into a folder that `load` takes it from elsewhere, see its `files`."""
+  path = _packed(files, name, split, resolution, grey)
+  write(path, load(name, split, resolution=resolution, grey=grey))
+  return path
+
+
+def _packed(
+  files: str | os.PathLike, name: str, split: str, resolution: int | None, grey: bool
+) -> pathlib.Path:
+  parts = [name.replace("/", "_"), split, *([str(resolution)] if resolution else [])]
+  return pathlib.Path(files) / ("-".join([*parts, *(["grey"] if grey else [])]) + ".npz")
 
 
 def _reader(

@@ -9,7 +9,6 @@ import jax
 
 from unsup_rule import storage
 
-
 # Measured on an H200: the products of an estimate are small and many. With kernels of XLA's own for
 # them, each tried in several forms, it compiles three to five times longer and runs no faster.
 _GPU_FLAGS = ("--xla_gpu_enable_triton_gemm=false", "--xla_gpu_autotune_level=0")

@@ -34,11 +34,20 @@ class EstimatorSeed:
 
 @dataclasses.dataclass
 class EstimatorState:
-  """One of the estimators whose gradients a step averages, and its inner problems' state."""
+  """One of the estimators whose gradients a step averages, and its inner problems' state.
+
+  Attributes:
+    seed: where the estimator comes from.
+    estimator: of the library, or of `unsup_rule.meta.groups`.
+    unroll_state: of the inner problems.
+    begun_with: the key that they were begun with, while they are as they began; or None.
+    bad_in_a_row: its last gradients that did not reach theta.
+  """
 
   seed: EstimatorSeed
   estimator: gradient_learner.GradientEstimator
   unroll_state: Any
+  begun_with: jax.Array | None = None
   bad_in_a_row: int = 0
 
   @property
@@ -122,13 +131,20 @@ class MetaTrainingRun:
     """Samples all estimators, and their inner problems."""
     number = self.settings.run.num_estimators
     self.estimators = [
-      EstimatorState(
-        EstimatorSeed(key, number, index),
-        estimator,
-        self._new_problems(estimator, jax.random.fold_in(key, index)),
-      )
+      self._begun(EstimatorSeed(key, number, index), estimator, jax.random.fold_in(key, index))
       for index, estimator in enumerate(self._sample(key, number))
     ]
+
+  def _begun(
+    self,
+    seed: EstimatorSeed,
+    estimator: gradient_learner.GradientEstimator,
+    key: jax.Array,
+    bad_in_a_row: int = 0,
+  ) -> EstimatorState:
+    """An estimator with new inner problems."""
+    problems = self._new_problems(estimator, key)
+    return EstimatorState(seed, estimator, problems, key, bad_in_a_row)
 
   def _enter(self, phase: int) -> None:
     """Puts in force what the phases up to this one bind, as far as it is not yet."""
@@ -197,7 +213,7 @@ class MetaTrainingRun:
           "number": one.seed.number,
           "index": one.seed.index,
           "bad_in_a_row": one.bad_in_a_row,
-          "unroll": trees.to_leaves(one.unroll_state),
+          **_problems(one),
         }
         for index, one in enumerate(self.estimators)
       },
@@ -232,14 +248,17 @@ class MetaTrainingRun:
       if together not in sampled:
         sampled[together] = self._sample(seed.key, seed.number)
       estimator = sampled[together][seed.index]
+      bad_in_a_row = int(saved["bad_in_a_row"])
+      if "begun_with" in saved:
+        key = jax.numpy.asarray(saved["begun_with"])
+        self.estimators.append(self._begun(seed, estimator, key, bad_in_a_row))
+        continue
       like = jax.eval_shape(estimator.init_worker_state, self._weights(), seed.key)
       name = getattr(estimator, "name", type(estimator).__name__)
       unroll_state = trees.from_leaves(
         saved["unroll"], like, f"estimator {index} ({name}) in {where}"
       )
-      self.estimators.append(
-        EstimatorState(seed, estimator, unroll_state, int(saved["bad_in_a_row"]))
-      )
+      self.estimators.append(EstimatorState(seed, estimator, unroll_state, None, bad_in_a_row))
 
   def _check_fit(self, state: Mapping[str, Any], where: str) -> None:
     if not np.array_equal(state["root_key"], np.asarray(self._root_key)):
@@ -285,9 +304,10 @@ class MetaTrainingRun:
     for index, (one, estimate) in enumerate(zip(self.estimators, estimates, strict=True)):
       if estimate is None:
         # These inner problems may stay bad for ever, so they are not gone on with.
-        one.unroll_state = self._new_problems(one.estimator, jax.random.fold_in(reset_key, index))
+        one.begun_with = jax.random.fold_in(reset_key, index)
+        one.unroll_state = self._new_problems(one.estimator, one.begun_with)
       else:
-        one.unroll_state = estimate.unroll_state
+        one.begun_with, one.unroll_state = None, estimate.unroll_state
       one.bad_in_a_row = 0 if estimate is not None and updated else one.bad_in_a_row + 1
 
   def _losses_by_name(
@@ -312,12 +332,19 @@ class MetaTrainingRun:
     for index in np.flatnonzero(chances < 1 / frequency):
       sample_key, state_key = jax.random.split(jax.random.fold_in(key, int(index)))
       (estimator,) = self._sample(sample_key, 1)
-      self.estimators[index] = EstimatorState(
+      self.estimators[index] = self._begun(
         EstimatorSeed(sample_key, 1, 0),
         estimator,
-        self._new_problems(estimator, state_key),
+        state_key,
         self.estimators[index].bad_in_a_row,
       )
+
+
+def _problems(one: EstimatorState) -> dict[str, Any]:
+  """What the inner problems can be had back from: their state, or the key of new ones."""
+  if one.begun_with is None:
+    return {"unroll": trees.to_leaves(one.unroll_state)}
+  return {"begun_with": np.asarray(one.begun_with)}
 
 
 def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -57,11 +57,9 @@ class RuleAdam(OptaxOptimizer):
       scheduled = schedule(rate, warmup_steps, decay_steps, final_fraction)
       return optax.adam(scheduled, b1=beta1, b2=beta2)
 
-    rates = {
-      "networks": adam(learning_rate),
-      "coefficients": adam(coefficient_learning_rate),
-    }
-    updates = optax.multi_transform(rates, _groups)
+    updates = optax.multi_transform(
+      {"networks": adam(learning_rate), "coefficients": adam(coefficient_learning_rate)}, _groups
+    )
     super().__init__(optax.chain(updates, averaged(averaging)) if averaging else updates)
 
   @property
@@ -106,7 +104,10 @@ def averaged(decay: float) -> optax.GradientTransformation:
   def init(theta: optax.Params) -> Average:
     return Average(jax.tree.map(jnp.asarray, theta), jnp.zeros((), jnp.int32))
 
-  def update(updates, state, theta=None):
+  def update(
+    updates: optax.Updates, state: Average, theta: optax.Params | None = None
+  ) -> tuple[optax.Updates, Average]:
+    assert theta is not None
     keep = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
     new = optax.apply_updates(theta, updates)
     average = jax.tree.map(lambda a, t: keep * a + (1 - keep) * t, state.theta, new)

@@ -65,7 +65,8 @@ class TaskDistribution:
   def architectures(self) -> tuple[tuple[tuple[int, ...], str], ...]:
     """All combinations of hidden layers and nonlinearity."""
     grid = itertools.product(self.depths, self.widths)
-    hidden = self.hidden or [(width,) * depth for depth, width in grid]
+    hidden = [tuple(widths) for widths in self.hidden]
+    hidden = hidden or [(width,) * depth for depth, width in grid]
     return tuple(itertools.product(hidden, self.nonlinearities))
 
   @functools.cached_property
