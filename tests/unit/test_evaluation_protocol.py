@@ -10,6 +10,7 @@ from evaluation_helpers import SIZES, blobs, rule_folder, setting
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance, runner
 from unsup_rule.evaluation.methods import BASELINES
+from unsup_rule.evaluation.methods.base import Transductive
 from unsup_rule.evaluation.methods.fixed import KMeans
 from unsup_rule.evaluation.methods.supervised import Supervised
 from unsup_rule.evaluation.setting import Data, Inputs
@@ -169,3 +170,43 @@ def test_too_few_test_examples_is_an_error_that_names_the_class(blob_data):
 def test_the_split_that_is_tested_on_is_not_trained_on():
   with pytest.raises(UnsupRuleError, match="split 'test' would be trained and tested on"):
     Data("digits", train_split="test")
+
+
+@dataclasses.dataclass(frozen=True)
+class SeesTestInputs:
+  """Raw inputs; notes what it was handed."""
+
+  label = about = source = "spy"
+  reference = True
+  seen: list = dataclasses.field(default_factory=list)
+
+  def prepare(self, unused_setting, unused_inputs):
+    raise AssertionError("a transductive method is prepared with the test inputs")
+
+  def prepare_with_test(self, given, inputs, test_inputs):
+    self.seen.append((inputs, test_inputs))
+    return BASELINES["inputs"]().prepare(given, inputs)
+
+  def cost(self, unused_setting):
+    return 0.0
+
+
+def test_only_transductive_methods_are_handed_the_test_inputs(blob_data):
+  spy = SeesTestInputs()
+  measured(spy)
+  ((inputs, test_inputs),) = spy.seen
+  for split, seen in (("train", inputs), ("test", test_inputs)):
+    np.testing.assert_array_equal(seen.values_NxP, blob_data[split].images.reshape(160, 36))
+  inductive = [method() for method in BASELINES.values() if not method().reference]
+  assert inductive
+  assert not any(isinstance(method, Transductive) for method in inductive)
+
+
+def test_every_method_says_what_it_is():
+  methods = {name: method() for name, method in BASELINES.items()}
+  assert len({method.label for method in methods.values()}) == len(methods)
+  for method in methods.values():
+    assert method.about
+    assert method.source
+    assert method.reference or not isinstance(method, Transductive)
+    assert method.cost(setting()) >= 0

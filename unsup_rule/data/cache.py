@@ -11,8 +11,8 @@ from unsup_rule import storage
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
-_KIND, _FORMAT = "dataset", 2
-_ARRAYS = ("images", "labels", "starts", "counts")
+_KIND, _FORMAT = "dataset", 3
+_ARRAYS = ("images", "labels")
 _VALUES = ("name", "split", "class_names", "scale")
 
 
@@ -29,7 +29,8 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Datas
     build: makes the dataset.
   """
   folder = storage.cache_folder() if folder is None else pathlib.Path(folder).expanduser()
-  path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+  digest = hashlib.sha256(f"{_FORMAT} {key}".encode()).hexdigest()
+  path = folder / f"{digest[:32]}.npz"
   try:
     return read(path)
   except (FileNotFoundError, NotADirectoryError):

@@ -1,6 +1,7 @@
 """`Dataset`: immutable labelled examples in memory, laid out for drawing on a device."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,9 +24,6 @@ class Dataset:
     split: the split's name.
     images: [N, H, W, C], uint8 (images, and word counts saturated at 255) or float32 (points).
     labels: int32 [N] in 0..n_classes-1, non-decreasing.
-    starts: int32 [n_classes], the index of each class's first example.
-    counts: int32 [n_classes], the number of examples of each class; class c is the block
-      `images[starts[c]:starts[c] + counts[c]]`.
     class_names: one name a class.
     scale: model inputs are `images * scale`: 1/255 for images, 1 for counts and points.
   """
@@ -34,14 +32,12 @@ class Dataset:
   split: str
   images: np.ndarray
   labels: np.ndarray
-  starts: np.ndarray
-  counts: np.ndarray
   class_names: tuple[str, ...]
   scale: float
 
   def __post_init__(self):
-    for array in (self.images, self.labels, self.starts, self.counts):
-      array.flags.writeable = False
+    _read_only(self.images)
+    _read_only(self.labels)
 
   @classmethod
   def build(
@@ -74,29 +70,8 @@ class Dataset:
     images = _checked_images(where, images, labels)
     _check_labels(where, labels, len(class_names))
     order = np.argsort(labels, kind="stable")
-    return cls._from_sorted(name, split, images[order], labels[order], tuple(class_names), scale)
-
-  @classmethod
-  def _from_sorted(
-    cls,
-    name: str,
-    split: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    class_names: tuple[str, ...],
-    scale: float,
-  ) -> "Dataset":
-    counts = np.bincount(labels, minlength=len(class_names)).astype(np.int32)
-    starts = (np.cumsum(counts) - counts).astype(np.int32)
     return cls(
-      name,
-      split,
-      np.ascontiguousarray(images),
-      labels.astype(np.int32),
-      starts,
-      counts,
-      class_names,
-      scale,
+      name, split, images[order], labels[order].astype(np.int32), tuple(class_names), scale
     )
 
   def __repr__(self) -> str:
@@ -107,6 +82,16 @@ class Dataset:
 
   def __len__(self) -> int:
     return len(self.images)
+
+  @functools.cached_property
+  def counts(self) -> np.ndarray:
+    """Number of examples of each class, int32 [n_classes]."""
+    return _read_only(np.bincount(self.labels, minlength=self.n_classes).astype(np.int32))
+
+  @functools.cached_property
+  def starts(self) -> np.ndarray:
+    """Index of each class's first example, int32 [n_classes]; the others follow it."""
+    return _read_only((np.cumsum(self.counts) - self.counts).astype(np.int32))
 
   @property
   def n_classes(self) -> int:
@@ -156,14 +141,11 @@ class Dataset:
     rows = np.concatenate(
       [np.arange(self.starts[c], self.starts[c] + self.counts[c]) for c in chosen]
     )
-    labels = np.repeat(np.arange(len(chosen)), self.counts[chosen])
-    return self._from_sorted(
-      self.name,
-      self.split,
-      self.images[rows],
-      labels,
-      tuple(self.class_names[c] for c in chosen),
-      self.scale,
+    return dataclasses.replace(
+      self,
+      images=self.images[rows],
+      labels=np.repeat(np.arange(len(chosen), dtype=np.int32), self.counts[chosen]),
+      class_names=tuple(self.class_names[c] for c in chosen),
     )
 
   def require_per_class(self, minimum: int) -> None:
@@ -189,9 +171,8 @@ class Dataset:
         f"data set {self.name!r} has examples of shape {self.shape}, which cannot be "
         "made grey: that needs RGB images"
       )
-    return self._with_images(
-      resizing.in_chunks(lambda x_BxHxWxC: (x_BxHxWxC @ _LUMA_C)[..., None], self.images)
-    )
+    grey = resizing.in_chunks(lambda x_BxHxWxC: (x_BxHxWxC @ _LUMA_C)[..., None], self.images)
+    return dataclasses.replace(self, images=grey)
 
   def resized(self, resolution: int, method: str = "bilinear") -> "Dataset":
     """The dataset with square images of `resolution` pixels a side.
@@ -218,10 +199,12 @@ class Dataset:
       )
     if (height, width) == (resolution, resolution):
       return self
-    return self._with_images(resizing.resize(self.images, resolution, method))
+    return dataclasses.replace(self, images=resizing.resize(self.images, resolution, method))
 
-  def _with_images(self, images: np.ndarray) -> "Dataset":
-    return dataclasses.replace(self, images=images)
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+  array.flags.writeable = False
+  return array
 
 
 def _checked_images(where: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:

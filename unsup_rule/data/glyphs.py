@@ -1,5 +1,6 @@
 """The embedded default data: characters (classes) drawn in many typefaces (examples)."""
 
+import dataclasses
 import hashlib
 import string
 import types
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unsup_rule.data.dataset import Dataset
-from unsup_rule.data.faces import SPLITS, Face, find_faces, fingerprint
+from unsup_rule.data.faces import Face, check_drawable, find_faces, fingerprint
 from unsup_rule.errors import UnsupRuleError
 
 CHARACTER_SETS = types.MappingProxyType(
@@ -20,7 +21,6 @@ CHARACTER_SETS = types.MappingProxyType(
     "glyphs/currency": "$¢£¥€ƒ₹₤₦₡",
   }
 )
-RESOLUTIONS = range(8, 33)
 DEFAULT_RESOLUTION = 16
 
 _VERSION = 1  # of the drawing; raise it when anything below changes the images
@@ -37,63 +37,45 @@ _TWO_SHAPES = "abdeghnqrt"  # letters whose two cases differ by more than size
 
 
 @gin.configurable(module="unsup_rule", denylist=["name", "split", "resolution"])
+@dataclasses.dataclass(frozen=True)
 class GlyphSource:
-  """What to draw: settings of `render`, and a fingerprint of all that its result depends on."""
+  """What to draw: settings of `render`, and a fingerprint of all that its result depends on.
 
-  def __init__(
-    self,
-    name: str,
-    split: str,
-    resolution: int | None = None,
-    variants: int = 8,
-    system_fonts: bool = False,
-  ):
-    """Checks the settings.
+  Attributes:
+    name: a key of `CHARACTER_SETS`.
+    split: "train", "valid" or "test": about 70, 15 and 15 percent of the typeface families.
+    resolution: pixels a side, 8 to 32; 16 if None.
+    variants: examples of each character and face; the first is drawn in full size and centred,
+      the others vary in size and position.
+    system_fonts: also draw the machine's own fonts; the data then differ between machines.
+  """
 
-    Args:
-      name: a key of `CHARACTER_SETS`.
-      split: "train", "valid" or "test": about 70, 15 and 15 percent of the typeface families.
-      resolution: pixels a side, 8 to 32; 16 if None.
-      variants: examples of each character and face; the first is drawn in full size and centred,
-        the others vary in size and position.
-      system_fonts: also draw the machine's own fonts; the data then differ between machines.
+  name: str
+  split: str
+  resolution: int | None = None
+  variants: int = 8
+  system_fonts: bool = False
 
-    Raises:
-      UnsupRuleError: an unknown name, split or resolution, or number of variants.
-    """
-    if name not in CHARACTER_SETS:
-      raise UnsupRuleError(f"unknown glyph set {name!r}: choose one of {', '.join(CHARACTER_SETS)}")
-    if split not in SPLITS:
+  def __post_init__(self):
+    if self.name not in CHARACTER_SETS:
       raise UnsupRuleError(
-        f"data set {name!r} has no split {split!r}: choose one of {', '.join(SPLITS)}"
+        f"unknown glyph set {self.name!r}: choose one of {', '.join(CHARACTER_SETS)}"
       )
-    self.resolution = DEFAULT_RESOLUTION if resolution is None else resolution
-    if self.resolution not in RESOLUTIONS:
+    check_drawable(self.name, self.split, self.side)
+    if self.variants < 1:
       raise UnsupRuleError(
-        f"resolution {resolution} for data set {name!r}: choose {RESOLUTIONS[0]} to "
-        f"{RESOLUTIONS[-1]}"
+        f"GlyphSource.variants = {self.variants} for data set {self.name!r}: choose at least 1"
       )
-    if variants < 1:
-      raise UnsupRuleError(
-        f"GlyphSource.variants = {variants} for data set {name!r}: choose at least 1"
-      )
-    self.name, self.split, self.variants = name, split, variants
-    self.system_fonts = system_fonts
-    self.characters = CHARACTER_SETS[name]
+
+  @property
+  def side(self) -> int:
+    """Pixels a side."""
+    return DEFAULT_RESOLUTION if self.resolution is None else self.resolution
 
   def fingerprint(self) -> str:
     """Changes with the settings, the font files and the drawing library."""
-    return repr(
-      (
-        _VERSION,
-        self.name,
-        self.split,
-        self.resolution,
-        self.variants,
-        Image.__version__,
-        fingerprint(self.system_fonts),
-      )
-    )
+    settings = (self.name, self.split, self.side, self.variants)
+    return repr((_VERSION, *settings, Image.__version__, fingerprint(self.system_fonts)))
 
   def render(self) -> Dataset:
     """Draws the dataset: white on black, [N, resolution, resolution, 1] uint8.
@@ -101,15 +83,16 @@ class GlyphSource:
     Raises:
       UnsupRuleError: no usable face in the split.
     """
+    characters = CHARACTER_SETS[self.name]
     images, labels = [], []
     for face in find_faces(self.system_fonts):
-      if face.split != self.split or not face.characters.issuperset(self.characters):
+      if face.split != self.split or not face.characters.issuperset(characters):
         continue
-      drawn = _draw_face(face, self.characters)
+      drawn = _draw_face(face, characters)
       if drawn is None:
         continue
-      images.append(_downsample_face(face, drawn, self.resolution, self.variants))
-      labels.append(np.repeat(np.arange(len(self.characters)), self.variants))
+      images.append(_downsample_face(face, drawn, self.side, self.variants))
+      labels.append(np.repeat(np.arange(len(characters)), self.variants))
     if not images:
       raise UnsupRuleError(
         f"no installed typeface for data set {self.name!r}, split {self.split!r}: "
@@ -120,7 +103,7 @@ class GlyphSource:
       self.split,
       np.concatenate(images)[..., None],
       np.concatenate(labels),
-      self.characters,
+      characters,
       1 / 255,
     )
 

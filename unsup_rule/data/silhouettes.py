@@ -17,10 +17,9 @@ import gin
 import numpy as np
 
 from unsup_rule.data.dataset import Dataset
-from unsup_rule.data.faces import SPLITS
+from unsup_rule.data.faces import SPLITS, check_drawable
 from unsup_rule.errors import UnsupRuleError
 
-RESOLUTIONS = range(8, 33)
 DEFAULT_RESOLUTION = 14
 
 _VERSION = 1  # of the drawing; raise it when anything below changes the images
@@ -62,17 +61,7 @@ class SilhouetteSource:
   def __post_init__(self):
     if self.name != "silhouettes":
       raise UnsupRuleError(f"unknown silhouettes {self.name!r}: write 'silhouettes'")
-    if self.split not in SPLITS:
-      raise UnsupRuleError(
-        f"data set {self.name!r} has no split {self.split!r}: choose one of {', '.join(SPLITS)}"
-      )
-    if self.resolution is None:
-      object.__setattr__(self, "resolution", DEFAULT_RESOLUTION)
-    if self.resolution not in RESOLUTIONS:
-      raise UnsupRuleError(
-        f"resolution {self.resolution} for data set {self.name!r}: choose {RESOLUTIONS[0]} to "
-        f"{RESOLUTIONS[-1]}"
-      )
+    check_drawable(self.name, self.split, self.side)
     for field in ("families", "classes", "examples"):
       if not isinstance(value := getattr(self, field), int) or value < 1:
         raise UnsupRuleError(
@@ -82,9 +71,15 @@ class SilhouetteSource:
       if not 0 <= (value := getattr(self, field)) <= 1:
         raise UnsupRuleError(f"SilhouetteSource.{field} is {value}: give a number from 0 to 1")
 
+  @property
+  def side(self) -> int:
+    """Pixels a side."""
+    return DEFAULT_RESOLUTION if self.resolution is None else self.resolution
+
   def fingerprint(self) -> str:
     """Changes with the settings and the drawing."""
-    return repr((_VERSION, np.__version__, dataclasses.astuple(self)))
+    settings = dataclasses.replace(self, resolution=self.side)
+    return repr((_VERSION, np.__version__, dataclasses.astuple(settings)))
 
   def render(self) -> Dataset:
     """Draws the dataset: bright on black, [N, resolution, resolution, 1] uint8."""
@@ -93,8 +88,7 @@ class SilhouetteSource:
     class_z = _child(rng, family_z, self.class_spread, 1, self.classes)
     example_z = _child(rng, class_z, self.example_spread, 2, self.examples)
     z_NxD = example_z.reshape(-1, _N_LATENTS).astype(np.float32)
-    side = self.resolution or DEFAULT_RESOLUTION
-    images = [_draw(rng, z_NxD[i : i + _CHUNK], side) for i in range(0, len(z_NxD), _CHUNK)]
+    images = [_draw(rng, z_NxD[i : i + _CHUNK], self.side) for i in range(0, len(z_NxD), _CHUNK)]
     names = [f"{f}.{c}" for f in range(self.families) for c in range(self.classes)]
     labels = np.repeat(np.arange(len(names)), self.examples)
     return Dataset.build(

@@ -12,7 +12,7 @@ import tqdm
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation.methods.base import Snapshot
+from unsup_rule.evaluation.methods.base import Snapshot, prepared
 from unsup_rule.evaluation.setting import Inputs
 from unsup_rule.evaluation.store import Row, Store
 from unsup_rule.evaluation.suite import Cell
@@ -66,6 +66,8 @@ def _attempt(cell: Cell, folder: pathlib.Path, provenance: Row, bar: tqdm.tqdm) 
     "method": cell.name,
     "label": cell.method.label,
     "about": cell.method.about,
+    "source": cell.method.source,
+    "reference": cell.method.reference,
     "status": "ok",
     "reason": "",
     "measurements": [],
@@ -96,7 +98,7 @@ def measure(
   inputs = Inputs.of(setting.data.load(setting.data.train_split))
   if inputs.values_NxP.shape[1] != test.n_inputs:
     raise UnsupRuleError(f"{setting.data.label}: splits differ in the size of their examples")
-  fit = cell.method.prepare(setting, inputs)
+  fit = prepared(cell.method, setting, inputs, Inputs.of(test))
   by_step: dict[int, Row] = {}
   inside: dict[str, np.ndarray] = {}
   for index in range(setting.seeds):

@@ -4,10 +4,11 @@ Everything is laid out channels first, [C, B, N] = channels, batch, units: sums 
 units then run along memory, which XLA:CPU does about twice as fast as the other way round.
 Convolutions run over axis 1 (`BATCH`) or axis 2 (`UNITS`). They are matrix products with shifted
 sums rather than `lax.conv`, which is more than ten times slower inside a scan. What the rule runs
-is in `tuning.blocks`; here is what it computes.
+is in `tuning.blocks` and `tuning.products`; here is what it computes.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,16 @@ BN_EPSILON = 1e-3
 def linear(theta: Theta, name: str, x_CxBxN: jax.Array) -> jax.Array:
   """x w + b over the channels: [C,B,N] -> [O,B,N]."""
   return channel_product(theta[name]["w"].T, x_CxBxN) + theta[name]["b"][:, None, None]
+
+
+def linears(theta: Theta, blocks: Sequence[Sequence[str]], x_CxBxN: jax.Array) -> list[jax.Array]:
+  """`linear` by each name, stacked for each block of names: [K,O,B,N]."""
+  return [jnp.stack([linear(theta, name, x_CxBxN) for name in block]) for block in blocks]
+
+
+def mixture(weights_T: jax.Array, x_TxMxN: jax.Array) -> jax.Array:
+  """sum_t weights[t] x[t]: [M,N]."""
+  return jnp.tensordot(weights_T, x_TxMxN, axes=1)
 
 
 def channel_product(w_OxC: jax.Array, x_CxBxN: jax.Array) -> jax.Array:

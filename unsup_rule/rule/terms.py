@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unsup_rule.rule.layers import channel_product, masked
+from unsup_rule.rule.layers import masked
 from unsup_rule.rule.mlp import batch_standardise
 from unsup_rule.rule.theta import Theta
+from unsup_rule.rule.tuning.products import linears
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +82,12 @@ class Connection:
     return readouts
 
   def _project(self, end: str) -> list[jax.Array]:
-    """h A + a of all heads that read the `end`, in one product: [K, G B, I] a block of heads."""
+    """h A + a of all heads that read the `end`: [K, G B, I] a block of heads."""
     h_CxBxI = getattr(self, f"h_{end}")
-    heads = [f"{self.direction}{head}/linear" for block in _HEADS[end] for head in block]
-    # Transposed first: its gradient is then a product with C columns and not with G for each head,
-    # 28 at the lower end. A number that is no multiple of 8 costs XLA:CPU twice the time.
-    w_OxC = jnp.concatenate([self.theta[head]["w"].T for head in heads])
-    b = jnp.concatenate([self.theta[head]["b"] for head in heads])
-    p = masked(channel_product(w_OxC, h_CxBxI) + b[:, None, None], self.mask_B)
-    p_KxGBxI = p.reshape(len(heads), -1, p.shape[-1])
-    # A split, since its gradient is one concatenation; that of indexing sums padded arrays.
-    return list(jax.lax.split(p_KxGBxI, [len(block) for block in _HEADS[end]]))
+    heads = [[f"{self.direction}{head}/linear" for head in block] for block in _HEADS[end]]
+    batch, n = h_CxBxI.shape[1:]
+    blocks = linears(self.theta, heads, h_CxBxI)
+    return [masked(p.reshape(-1, batch, n), self.mask_B).reshape(len(p), -1, n) for p in blocks]
 
   def readout(self, name: str) -> jax.Array:
     """R(name; ., .), [rows, columns]; where each side comes from is said in `_READOUTS`."""

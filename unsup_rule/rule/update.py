@@ -23,6 +23,7 @@ from unsup_rule.rule.networks import (
 from unsup_rule.rule.structures import Activations, Params, Weights
 from unsup_rule.rule.terms import TERMS, Connection
 from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Theta
+from unsup_rule.rule.tuning.products import mixture
 
 NORMALISE_EPSILON = 1.0
 Carry = TypeVar("Carry")
@@ -44,9 +45,7 @@ def weight_change(connection: Connection) -> jax.Array:
   for i, key in enumerate(TERMS):
     capture(f"terms_before/{connection.direction}/{key}", lambda i=i: before_TxMxN[i])
     capture(f"terms_after/{connection.direction}/{key}", lambda i=i: after_TxMxN[i])
-  # Not tensordot, whose gradient transposes all terms.
-  g = (coefficients["w"].T @ after_TxMxN.reshape(len(TERMS), -1)).reshape(w.shape)
-  g = (g + coefficients["b"][0]) / len(TERMS)
+  g = (mixture(coefficients["w"][:, 0], after_TxMxN) + coefficients["b"][0]) / len(TERMS)
   g = g - w * jax.nn.relu(jnp.mean(g * w))
   g = column_normalised(g / jnp.sqrt(jnp.float32(len(TERMS))))
   return g - w / 7
@@ -127,6 +126,42 @@ def width_group(
   return WidthGroup(units, joined(zero, matrices[0][1:], *matrices[1:]))
 
 
+class Deltas(NamedTuple):
+  """What goes down from layer to layer, in D channels.
+
+  Attributes:
+    d: that arrives at the next lower layer.
+    delta: of the layer just left, from which d comes.
+  """
+
+  d: jax.Array
+  delta: jax.Array
+
+
+def layer_states(
+  theta: Theta, sizes: Sizes, mask_B: jax.Array | None, above: Deltas, layer: WidthGroup
+) -> tuple[Deltas, jax.Array]:
+  """4.2 and 4.3 at one layer: what goes on down, and h [C, B, N].
+
+  Args:
+    theta: parameters of the rule.
+    sizes: their sizes.
+    mask_B: 1 for examples that are there, or None.
+    above: from the layer above.
+    layer: without the axis R.
+  """
+  d_DxBxN = above.d
+  h_CxBxN = layer_network(theta, sizes, layer.units, d_DxBxN, mask_B)
+  delta_DxBxN = layer_delta(theta, d_DxBxN, layer.units.z, h_CxBxN)
+  capture("d_in", lambda: d_DxBxN)
+  capture("h", lambda: h_CxBxN)
+  capture("delta", lambda: delta_DxBxN)
+  v_MxN = layer.v_below
+  d_DxBxM = d_DxBxN if v_MxN is None else back_project(delta_DxBxN, v_MxN)
+  capture("d_out", lambda: d_DxBxM)
+  return Deltas(d_DxBxM, delta_DxBxN), h_CxBxN
+
+
 def hidden_states(
   theta: Theta, sizes: Sizes, params: Params, activations: Activations
 ) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -135,35 +170,19 @@ def hidden_states(
   Returns:
     h and x, each a list with one array a stack, the input layer first: [R, C, B, N] and [R, B, N].
   """
-  mask_B = activations.mask
   statistics = neighbour_statistics(params)
-
-  def layer(
-    carry: tuple[jax.Array, jax.Array], inputs: WidthGroup
-  ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    d_DxBxN, _ = carry
-    h_CxBxN = layer_network(theta, sizes, inputs.units, d_DxBxN, mask_B)
-    delta_DxBxN = layer_delta(theta, d_DxBxN, inputs.units.z, h_CxBxN)
-    capture("d_in", lambda: d_DxBxN)
-    capture("h", lambda: h_CxBxN)
-    capture("delta", lambda: delta_DxBxN)
-    v_MxN = inputs.v_below
-    d_DxBxM = d_DxBxN if v_MxN is None else back_project(delta_DxBxN, v_MxN)
-    capture("d_out", lambda: d_DxBxM)
-    return (d_DxBxM, delta_DxBxN), h_CxBxN
-
-  d = top_delta(theta, sizes, activations.embedding, mask_B)
+  layer = functools.partial(layer_states, theta, sizes, activations.mask)
+  d = top_delta(theta, sizes, activations.embedding, activations.mask)
   counts = [len(stack.w) for stack in params.stacks]
   first = sum(counts) + 1
   h: list[jax.Array] = []
   for stacks in reversed(width_groups(params)):
     first -= sum(counts[i] for i in stacks)
     group = width_group(stacks, params, activations, statistics)
-    (_, delta_DxBxN), h_RxCxBxN = each_layer(
-      layer, (d, jnp.zeros_like(d)), group, first, reverse=True
-    )
+    above = Deltas(d, jnp.zeros_like(d))
+    lowest, h_RxCxBxN = each_layer(layer, above, group, first, reverse=True)
     with scope(f"l{first}"):
-      d = back_project(delta_DxBxN, params.stacks[stacks[0]].v[0])
+      d = back_project(lowest.delta, params.stacks[stacks[0]].v[0])
       capture("d_out", lambda d=d: d)
     ends = itertools.accumulate((counts[i] for i in stacks), initial=0)
     h[:0] = [h_RxCxBxN[start:end] for start, end in itertools.pairwise(ends)]

@@ -44,7 +44,7 @@ _LARGEST_THICKNESS = 2
 _SHADING_WAVES = 1.0  # of a pattern across the image, at most, along each axis
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
   """What tasks of a data set are augmented with; each kind is on in a task with its probability.
 
@@ -74,7 +74,8 @@ class Augmentation:
 
   def __post_init__(self):
     bounds = {"thickness": _LARGEST_THICKNESS, "shading": 1}
-    for name, value in dataclasses.asdict(self).items():
+    for name in (field.name for field in dataclasses.fields(Augmentation)):
+      value = getattr(self, name)
       most = 1 if name.endswith("probability") else bounds.get(name, math.inf)
       if not 0 <= value <= most:
         until = "up" if most == math.inf else f"to {most}"

@@ -83,38 +83,25 @@ class ExamplesSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DatasetSpec(ExamplesSpec):
+class DatasetSpec(ExamplesSpec, Augmentation):
   """One line of a gin file's list of data sets: examples, and the tasks that are made of them.
 
-  Attributes:
+  Attributes, beside those of `ExamplesSpec` and `Augmentation`:
     split: its split.
     ways: numbers of classes a task may have, each as likely; () for all of the classes.
     weight: relative frequency of tasks from this set.
     resolutions: sides of the resized images, one drawn a task family; () for the set's own.
-    rotation, shift, noise, thickness, shading: see `Augmentation`.
-    rotation_probability, shift_probability, noise_probability: see `Augmentation`.
-    thickness_probability, shading_probability: see `Augmentation`.
   """
 
   split: str = "train"
   ways: tuple[int, ...] = ()
   weight: float = 1.0
   resolutions: tuple[int, ...] = ()
-  rotation: float = 0.0
-  shift: float = 0.0
-  noise: float = 0.0
-  thickness: float = 0.0
-  shading: float = 0.0
-  rotation_probability: float = 1.0
-  shift_probability: float = 1.0
-  noise_probability: float = 1.0
-  thickness_probability: float = 1.0
-  shading_probability: float = 1.0
 
   def __post_init__(self):
-    super().__post_init__()
+    ExamplesSpec.__post_init__(self)
+    Augmentation.__post_init__(self)
     self._as_numbers("ways", "resolutions")
-    self.augmentation  # noqa: B018  Its values are checked when it is made.
     if not self.weight > 0:
       raise UnsupRuleError(
         f"data set {self.name!r}: weight is {self.weight}; give a positive number"
@@ -132,12 +119,6 @@ class DatasetSpec(ExamplesSpec):
           )
     return super().from_settings(settings)
 
-  @property
-  def augmentation(self) -> Augmentation:
-    """The augmentation of its tasks."""
-    fields = [field.name for field in dataclasses.fields(Augmentation)]
-    return Augmentation(**{name: getattr(self, name) for name in fields})
-
   def load(self, resolution: int | None = None) -> Dataset:
     """Loads the examples."""
     return self.examples(self.split, resolution)
@@ -145,7 +126,7 @@ class DatasetSpec(ExamplesSpec):
   def source(self, resolution: int | None = None, weight: float | None = None) -> "Source":
     """The tasks made from it at one resolution."""
     dataset = self.load(resolution)
-    return Source(dataset, self.ways, self.weight if weight is None else weight, self.augmentation)
+    return Source(dataset, self.ways, self.weight if weight is None else weight, self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -48,6 +48,8 @@ class Autoencoder:
 
   label = "autoencoder"
   about = "the base model as encoder, features = its output"
+  source = "Hinton and Salakhutdinov 2006"
+  reference = False
   variational = False
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
@@ -112,4 +114,5 @@ class VAE(Autoencoder):
 
   label = "VAE"
   about = "the base model as encoder, features = mean of the posterior"
+  source = "Kingma and Welling 2014"
   variational = True

@@ -5,12 +5,13 @@ A method is prepared for a cell, and then fitted once a seed:
   fit = method.prepare(setting, inputs)
   for snapshot in fit(index, episodes): ...
 
-It may train on `inputs`, which hold no labels, and on the labelled half of each draw.
+It may train on `inputs`, which hold no labels, and on the labelled half of each draw. Only a
+`Transductive` method is handed the inputs that it will be tested on.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,16 @@ class Method(Protocol):
     """Half a sentence for the report."""
     ...
 
+  @property
+  def source(self) -> str:
+    """Where it was published: authors and year."""
+    ...
+
+  @property
+  def reference(self) -> bool:
+    """Whether it sees what the others do not: inputs it is tested on, or all train labels."""
+    ...
+
   def prepare(self, setting: Setting, inputs: Inputs) -> Fit:
     """Builds what all seeds share; returns the function that fits one seed."""
     ...
@@ -63,6 +74,22 @@ class Method(Protocol):
   def cost(self, setting: Setting) -> float:
     """Rough time of one seed, in steps of a gradient through the base model."""
     ...
+
+
+@runtime_checkable
+class Transductive(Method, Protocol):
+  """A method that is handed the test split's inputs, without labels: always a `reference`."""
+
+  def prepare_with_test(self, setting: Setting, inputs: Inputs, test_inputs: Inputs) -> Fit:
+    """As `prepare`, knowing all inputs that query examples are drawn from."""
+    ...
+
+
+def prepared(method: Method, setting: Setting, inputs: Inputs, test_inputs: Inputs) -> Fit:
+  """Hands `test_inputs` to transductive methods and to no others."""
+  if isinstance(method, Transductive):
+    return method.prepare_with_test(setting, inputs, test_inputs)
+  return method.prepare(setting, inputs)
 
 
 S = TypeVar("S")  # of a model in training

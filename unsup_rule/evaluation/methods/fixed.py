@@ -20,6 +20,8 @@ class Pixels:
 
   label = "raw inputs"
   about = "the inputs as they are"
+  source = "-"
+  reference = False
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Nothing to prepare."""
@@ -42,6 +44,8 @@ class PrincipalComponents:
   components: int = 32
 
   about = "projection on the leading principal components of the train inputs"
+  source = "Pearson 1901"
+  reference = False
 
   @property
   def label(self) -> str:
@@ -76,6 +80,8 @@ class KMeans:
   clusters: int = 32
 
   about = "k-means centres of the train inputs, triangle features"
+  source = "Coates, Lee and Ng 2011"
+  reference = False
 
   @property
   def label(self) -> str:

@@ -29,6 +29,8 @@ class LibraryOptimizer:
   optimizer: Optimizer
 
   about = "minimises the probe's loss with labels of the whole train split"
+  source = "Metz et al. 2022, learned_optimization"
+  reference = True
 
   @property
   def label(self) -> str:

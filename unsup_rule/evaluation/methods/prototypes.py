@@ -48,6 +48,8 @@ class Prototypes:
 
   label = "prototypical network"
   about = "the base model trained on labelled problems of another data set"
+  source = "Snell, Swersky and Zemel 2017"
+  reference = False
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Compiles training on the other data set."""

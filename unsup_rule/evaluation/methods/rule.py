@@ -27,6 +27,8 @@ class Rule:
 
   label = "the rule"
   about = "the learned unsupervised update, no labels"
+  source = "Metz et al. 2019"
+  reference = False
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Applies the rule to every batch."""
@@ -60,6 +62,8 @@ class Untrained:
 
   label = "random initialisation"
   about = "the untrained base model with a trained probe"
+  source = "Metz et al. 2019"
+  reference = False
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Measures step 0 alone."""

@@ -32,6 +32,8 @@ class Supervised:
 
   label = "supervised"
   about = "the base model trained on the same labelled examples, once a draw"
+  source = "Metz et al. 2019"
+  reference = False
 
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Trains on labelled examples; `inputs` are not used."""
