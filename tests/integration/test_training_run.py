@@ -190,6 +190,7 @@ def test_estimators_are_replaced_by_chance_and_by_seed():
 def test_restoring_another_configuration_names_what_differs():
   run = _library_run("grad")
   run.start()
+  run.estimators[0].begun_with = None  # As after a step.
   state = run.to_state()
   for other, message in (
     (_library_run("grad", seed=4), r"was not made with trainer.seed = 4"),

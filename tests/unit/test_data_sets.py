@@ -151,5 +151,5 @@ def test_packed_sets_are_taken_from_their_folder(tmp_path):
   assert sets.load("digits", "test", resolution=6, files=tmp_path).split == "test"
   path.write_bytes(path.read_bytes()[:-9])
   del packed
-  with pytest.raises(UnsupRuleError, match="digits-train-6.npz"):
+  with pytest.raises(UnsupRuleError, match=r"digits-train-6\.npz"):
     sets.load("digits", "train", resolution=6, files=tmp_path)

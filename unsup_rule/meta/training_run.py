@@ -6,6 +6,7 @@ for all random streams, and a resumed run repeats bit for bit what one without a
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,7 +125,7 @@ class MetaTrainingRun:
   def start(self) -> None:
     """Initialises theta, the estimators and their inner problems."""
     self.learner_state = self._initial_learner_state()
-    self._compile_ahead()
+    self._look_ahead()
     self._begin(jax.random.fold_in(self._root_key, outer_step.ESTIMATORS))
 
   def _begin(self, key: jax.Array) -> None:
@@ -148,20 +149,20 @@ class MetaTrainingRun:
 
   def _enter(self, phase: int) -> None:
     """Puts in force what the phases up to this one bind, as far as it is not yet."""
-    bindings = [
-      b for step in self._phases if self._phase < step <= phase for b in self._phases[step]
-    ]
-    self.settings = settings.changed(self.settings, bindings)
+    new = [bindings for step, bindings in self._phases.items() if self._phase < step <= phase]
+    if new:
+      self.settings = settings.changed(self.settings, list(itertools.chain(*new)))
     self._phase = phase
 
-  def _compile_ahead(self) -> None:
-    """Begins to compile what all phases need, where that takes long, and checks the phases."""
+  def _look_ahead(self) -> None:
+    """Samples what later phases need, so that mistakes show now, and begins long compilations."""
     if jax.default_backend() != "cpu":
       self._ahead = CompiledAhead(self._weights())
+      self._ahead.begin(self._sample(self._root_key, _DRAWN_AHEAD))
     bindings: list[str] = []
-    for step, new in {0: (), **self._phases}.items():
+    for step, new in self._phases.items():
       bindings += new
-      if step >= self._phase:
+      if step > self._phase:
         with gin_files.tried(bindings):
           estimators = self._sample(self._root_key, _DRAWN_AHEAD if self._ahead else 1)
         if self._ahead:
@@ -235,7 +236,7 @@ class MetaTrainingRun:
     self.learner_state = trees.from_leaves(
       state["learner"], self._initial_learner_state(), f"outer learner in {where}"
     )
-    self._compile_ahead()
+    self._look_ahead()
     sampled: dict[tuple[bytes, int], Sequence[Any]] = {}
     self.estimators = []
     for index in range(len(state["slots"])):
