@@ -8,7 +8,7 @@ import pytest
 from evaluation_helpers import SIZES, blobs, rule_folder, setting
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation import provenance, runner
+from unsup_rule.evaluation import measuring, provenance, runner
 from unsup_rule.evaluation.methods import BASELINES
 from unsup_rule.evaluation.methods.base import Transductive
 from unsup_rule.evaluation.methods.fixed import KMeans
@@ -31,7 +31,7 @@ def blob_data(monkeypatch):
 
 
 def measured(method, folder=None, **changes):
-  return runner.measure(Cell("x", method, setting(**changes), {}), folder)
+  return measuring.measure(Cell("x", method, setting(**changes), {}), folder)
 
 
 def test_mean_and_standard_error():
@@ -136,7 +136,7 @@ def test_the_rule_trains_on_the_train_split(blob_data, tmp_path):
   for split, dataset in ((None, None), ("test", blobs("test+")), ("train", blobs("train+"))):
     blob_data.update({split: dataset} if split else {})
     measured(rule, tmp_path, steps=(0, 3))
-    with np.load(runner.arrays_path(tmp_path, Cell("x", rule, setting(), {}).key)) as arrays:
+    with np.load(measuring.arrays_path(tmp_path, Cell("x", rule, setting(), {}).key)) as arrays:
       assert arrays["labels"].shape == (3 * 80,)
       weights.append(arrays["weights/3"])
       assert not np.array_equal(arrays["weights/0"], arrays["weights/3"])

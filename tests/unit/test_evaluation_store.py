@@ -24,6 +24,7 @@ def row(key="k", status="ok", **changes):
     "measurements": [{**measured, "objective": None}] if status == "ok" else [],
     "provenance": {"theta_sha256": "", "hardware": "a machine"},
     "seconds": 1.5,
+    "cpu_seconds": 1.25,
     **changes,
   }
 

@@ -2,12 +2,19 @@
 
 import argparse
 import hashlib
+import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import cores
 from unsup_rule.meta import lock
+
+if TYPE_CHECKING:
+  from unsup_rule.evaluation.plan import Plan, Work
+  from unsup_rule.evaluation.store import Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +24,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--out",
-    required=True,
     type=pathlib.Path,
     metavar="DIR",
-    help="folder for results; one that holds some already goes on with them",
+    help="folder for results; one that holds some already goes on with them (default: "
+    "evaluations/ and the name of the gin file)",
   )
   parser.add_argument(
     "--rule",
-    type=pathlib.Path,
-    metavar="FOLDER",
-    help="folder of a run or of import-tf, with rule.npz; without it only the "
-    "baselines are measured",
+    metavar="RULE",
+    help="folder of a run or of import-tf with rule.npz, a .npz file, or the name of a shipped "
+    "rule; without it only the baselines are measured",
+  )
+  parser.add_argument(
+    "--against", metavar="RULE", help="another rule, to compare with on the same draws"
+  )
+  parser.add_argument(
+    "--processes",
+    type=int,
+    metavar="N",
+    help="processes of one core each (default: as many as there are cores); the numbers do not "
+    "depend on it. 0 measures in this process, with all cores",
   )
 
 
@@ -39,32 +55,43 @@ def run(arguments: argparse.Namespace) -> int:
   """
   if not arguments.config_file and not arguments.gin_bindings:
     raise UnsupRuleError("nothing to evaluate; give a gin file with --config_file")
+  if arguments.against is not None and arguments.rule is None:
+    raise UnsupRuleError("--against compares a rule with another; give the rule with --rule")
+  if arguments.processes is not None and arguments.processes < 0:
+    raise UnsupRuleError(f"--processes is {arguments.processes}; give 1 or more, or 0 for none")
+  if arguments.out is None:
+    name = pathlib.Path(arguments.config_file[-1]).stem if arguments.config_file else "bindings"
+    arguments.out = pathlib.Path("evaluations", name)
   with lock.exclusive(arguments.out, "--out", "evaluates"):
     return _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-  from unsup_rule.evaluation import provenance, report, runner, store, suite
-  from unsup_rule.meta import gin_files, run_folder
+  from unsup_rule.evaluation import plan, provenance, report, runner, store
+  from unsup_rule.meta import run_folder
 
-  imports = ["unsup_rule.evaluation.suite", *arguments.gin_import]
-  text = gin_files.parse(arguments.config_file, arguments.gin_bindings, imports)
-  wanted = suite.Suite()
-  rule, theta_sha256 = None, ""
-  if arguments.rule is not None:
-    rule, theta_sha256 = provenance.load_rule(arguments.rule)
-  cells = wanted.cells(rule, theta_sha256)
+  asked = plan.Plan(
+    tuple(arguments.config_file),
+    tuple(arguments.gin_bindings),
+    tuple(arguments.gin_import),
+    arguments.rule,
+    arguments.against,
+  )
+  work = plan.read(asked)
   results = store.Store(arguments.out)
-  runner.check(cells)
-  run_folder.write_config(arguments.out, text)
+  runner.check(work.cells)
+  run_folder.write_config(arguments.out, work.text)
   origin = {
-    "theta_sha256": theta_sha256,
-    "gin_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    "gin_sha256": hashlib.sha256(work.text.encode()).hexdigest(),
     **provenance.environment(),
   }
-  rows = runner.run(cells, results, arguments.out, origin)
+  count = cores.available() if arguments.processes is None else arguments.processes
+  rows = runner.run(work.cells, results, arguments.out, origin, asked, count)
   store.write_csv(arguments.out / "results.csv", rows)
-  page = report.write(arguments.out, wanted, rows, text, arguments.rule)
+  ours = [row for row in rows if row["identity"].get("theta") in (None, work.theta_sha256)]
+  page = report.write(arguments.out, work.suite, ours, work.text, arguments.rule)
+  if work.suite.score:
+    print(_scores(rows, work, asked))
   failed = sum(row["status"] != "ok" for row in rows)
   print(f"{page}: {len(rows) - failed} cells measured, {failed} failed")
   if failed:
@@ -73,3 +100,21 @@ def _run(arguments: argparse.Namespace) -> int:
       file=sys.stderr,
     )
   return 1 if failed else 0
+
+
+def _scores(rows: "list[Row]", work: "Work", asked: "Plan") -> str:
+  """The table of the rule, the other rule and the baselines, ending in one number."""
+  from unsup_rule.evaluation import plan, scores
+
+  named: dict[str, list[Row]] = {}
+  for rule, digest in ((asked.rule, work.theta_sha256), (asked.against, work.against_sha256)):
+    if rule is not None:
+      name = plan.rule_name(os.fspath(rule))
+      found = [row for row in rows if row["identity"].get("theta") == digest]
+      named[name if name not in named else f"{name} (against)"] = found
+  for row in rows:
+    if row["method"] != "rule":
+      named.setdefault(row["label"], []).append(row)
+  ok = {name: [row for row in of if row["status"] == "ok"] for name, of in named.items()}
+  lines = scores.scores(ok)
+  return scores.table(lines) if lines else "no problem on which all methods were measured"

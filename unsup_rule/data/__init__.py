@@ -5,6 +5,9 @@ sets         data sets by name
 glyphs       the built-in set, characters drawn in typefaces; `faces` finds and splits these
 tfds_source  image and text sets of TensorFlow Datasets
 text         bags of words
+bags         synthetic texts, already bags of words
+tabular      tables of scikit-learn
+manifolds    moons, circles, rolls and blobs in a space of some dimensions
 resizing     TensorFlow 1's bilinear grid, and box averages
 cache        checked files of datasets
 """

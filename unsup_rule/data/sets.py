@@ -8,13 +8,15 @@ from collections.abc import Callable
 import gin
 import numpy as np
 
-from unsup_rule.data import glyphs, silhouettes, tfds_source
+from unsup_rule.data import bags, glyphs, manifolds, silhouettes, tabular, tfds_source
 from unsup_rule.data.cache import cached, read, write
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
 _POINTS = 2000  # two moons: examples of both splits together
 _NOISE = 0.1  # their spread
+
+VECTORS = ("bags", "manifolds")  # drawn with as many inputs as `resolution` says
 
 _loaded: weakref.WeakValueDictionary[tuple, Dataset] = weakref.WeakValueDictionary()
 _unpacked: weakref.WeakValueDictionary[str, Dataset] = weakref.WeakValueDictionary()
@@ -44,12 +46,20 @@ def load(
         family;
       "silhouettes": filled shapes with limbs, gaps, markings and light; splits "train", "valid" and
         "test" share no family of shapes;
+      "bags": synthetic documents as counts of words; splits "train", "valid" and "test" share no
+        topic;
+      "manifolds", "manifolds/moons", "manifolds/circles", "manifolds/rolls", "manifolds/blobs":
+        noisy points on scikit-learn's toys, in a space of some dimensions, float32; splits "train",
+        "valid" and "test";
       "digits": scikit-learn's 8x8 digits; splits "train" and "test", half each;
       "two_moons": scikit-learn's two noisy half circles, float32; splits "train" and "test";
+      "wine", "breast_cancer", "covertype": scikit-learn's tables, columns standardised, float32;
+        splits "train" and "test", half each;
       any image set of TensorFlow Datasets with integer labels, such as "mnist";
       any text set of it, such as "imdb_reviews", as counts of the most frequent training words.
     split: the split's name.
-    resolution: pixels a side of the (square) result; the set's own if None. Glyphs are drawn at it.
+    resolution: pixels a side of the (square) result; the set's own if None. What is drawn is drawn
+      at it; of bags it is the number of words, of manifolds that of inputs.
     grey: turn RGB into one channel.
     data_dir: TFDS's folder; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
     cache_dir: where datasets are kept; $UNSUP_RULE_CACHE or ~/.cache/unsup_rule if None. Without
@@ -75,7 +85,7 @@ def load(
   dataset = cached(key, cache_dir, build)
   if grey:
     dataset = dataset.as_grey()
-  if resolution is not None:
+  if resolution is not None and name.split("/")[0] not in VECTORS:
     dataset = dataset.resized(resolution, resize)
   _loaded[arguments] = dataset
   return dataset
@@ -112,10 +122,18 @@ def _reader(
   if name == "silhouettes":
     source = silhouettes.SilhouetteSource(name, split, resolution)
     return source.fingerprint(), source.render
+  if name == "bags":
+    source = bags.BagSource(name, split, resolution)
+    return source.fingerprint(), source.render
+  if name.split("/")[0] == "manifolds":
+    source = manifolds.ManifoldSource(name, split, resolution)
+    return source.fingerprint(), source.render
   if name == "digits":
     return repr((name, split)), lambda: _digits(split)
   if name == "two_moons":
     return repr((name, split, _POINTS, _NOISE)), lambda: _two_moons(split)
+  if name in tabular.TABLES:
+    return repr((name, split)), lambda: tabular.read(name, split)
   if not isinstance(vocabulary, int) or vocabulary < 1:
     raise UnsupRuleError(f"load_data.vocabulary is {vocabulary!r}: give a whole number from 1 up")
   return (

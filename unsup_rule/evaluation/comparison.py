@@ -79,7 +79,12 @@ def reported(row: Row) -> Value:
 
 def difference(rule: Value, other: Value) -> Difference:
   """Paired by seed: the same base-model seeds, permutations and draws."""
-  return Difference(*mean_and_error(np.subtract(rule.by_seed, other.by_seed)))
+  return difference_of(rule.by_seed, other.by_seed)
+
+
+def difference_of(rule_S: Sequence[float], other_S: Sequence[float]) -> Difference:
+  """Of accuracies by seed."""
+  return Difference(*mean_and_error(np.subtract(rule_S, other_S)))
 
 
 def context(row: Row) -> tuple[object, ...]:

@@ -1,14 +1,22 @@
 """One cell of an evaluation: data, architecture and protocol."""
 
 import dataclasses
+import functools
 import json
+import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.data import Dataset
+from unsup_rule.data.sets import VECTORS
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import MLP
+from unsup_rule.tasks.augment import Augmentation, AugmentationParams, augment
 from unsup_rule.tasks.sources import ExamplesSpec
+
+_HALF = re.compile(r"(?P<split>.+)\[(?P<first>[01])::2\]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,18 +24,22 @@ class Data(ExamplesSpec):
   """A data set and what of it is used.
 
   Attributes:
-    train_split: inputs that base models are trained on, without their labels.
+    train_split: inputs that base models are trained on, without their labels; "valid[0::2]" is
+      every second example of each class of the split "valid", and "valid[1::2]" the others.
     test_split: labelled and query examples are drawn from it.
     resolution: pixels a side; None for the set's own.
+    thickness, shading: strokes are made thicker and unevenly lit, see `Augmentation`.
   """
 
   train_split: str = "train"
   test_split: str = "test"
   resolution: int | None = None
+  thickness: float = 0.0
+  shading: float = 0.0
 
   def __post_init__(self):
     super().__post_init__()
-    if self.train_split == self.test_split:
+    if _overlap(self.train_split, self.test_split):
       raise UnsupRuleError(
         f"data set {self.name!r}: split {self.test_split!r} would be trained and tested on; give "
         "train_split and test_split different values"
@@ -36,14 +48,52 @@ class Data(ExamplesSpec):
   @property
   def label(self) -> str:
     """For people: "mnist 14x14"."""
-    size = f" {self.resolution}x{self.resolution}" if self.resolution else ""
+    size = ""
+    if self.resolution:
+      vectors = self.name.split("/")[0] in VECTORS
+      size = f" of {self.resolution}" if vectors else f" {self.resolution}x{self.resolution}"
     colour = " grey" if self.grey else ""
     classes = f" classes {','.join(map(str, self.classes))}" if self.classes else ""
-    return f"{self.name}{size}{colour}{classes}"
+    filled = " filled" if self.thickness or self.shading else ""
+    return f"{self.name}{size}{colour}{filled}{classes}"
 
   def load(self, split: str) -> Dataset:
     """Loads the examples of a split."""
-    return self.examples(split, self.resolution)
+    half = _HALF.fullmatch(split)
+    dataset = self.examples(half["split"] if half else split, self.resolution)
+    if self.thickness or self.shading:
+      dataset = _augmented(dataset, Augmentation(thickness=self.thickness, shading=self.shading))
+    return _half(dataset, split, int(half["first"])) if half else dataset
+
+
+def _overlap(one: str, other: str) -> bool:
+  """Whether two splits share examples, as far as their names tell."""
+  half, other_half = _HALF.fullmatch(one), _HALF.fullmatch(other)
+  whole, other_whole = (h["split"] if h else s for h, s in ((half, one), (other_half, other)))
+  return whole == other_whole and not (half and other_half and one != other)
+
+
+def _half(dataset: Dataset, split: str, first: int) -> Dataset:
+  """Every second example of each class, from number `first` on."""
+  rows = np.concatenate(
+    [
+      np.arange(start + first, start + count, 2)
+      for start, count in zip(dataset.starts, dataset.counts, strict=True)
+    ]
+  )
+  images, labels = dataset.images[rows], dataset.labels[rows]
+  return Dataset.build(dataset.name, split, images, labels, dataset.class_names, dataset.scale)
+
+
+@functools.lru_cache(maxsize=8)
+def _augmented(dataset: Dataset, augmentation: Augmentation) -> Dataset:
+  """Each example drawn once under the augmentation, as uint8 again."""
+  params = AugmentationParams(*map(jnp.float32, augmentation.largest))
+  images = dataset.images.astype(np.float32) * dataset.scale
+  kinds = ("thickness", "shading")
+  drawn, _ = jax.jit(augment, static_argnums=2)(images, params, kinds, jax.random.PRNGKey(0))
+  stored = np.rint(np.clip(np.asarray(drawn) / dataset.scale, 0, 255)).astype(np.uint8)
+  return dataclasses.replace(dataset, images=stored)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,7 +92,8 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
       "status": row["status"],
       "reason": row["reason"],
     }
-    tail = {**provenance, "seconds": row["seconds"], "cell": row["key"]}
+    times = {"seconds": row["seconds"], "cpu_seconds": row["cpu_seconds"]}
+    tail = {**provenance, **times, "cell": row["key"]}
     lines = [
       {"step": m["step"], "objective": m["objective"], **_summary(probe, m[probe])}
       for m in row["measurements"]
@@ -102,7 +103,9 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     table += [{**common, **line, **tail} for line in lines or [{}]]
   columns = list(dict.fromkeys(name for line in table for name in line))
   # A cell that failed lacks the measured columns; they keep their place all the same.
-  columns.sort(key=lambda name: name in ("seconds", "cell") or name in rows[0]["provenance"])
+  columns.sort(
+    key=lambda name: name in ("seconds", "cpu_seconds", "cell") or name in rows[0]["provenance"]
+  )
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
   writer.writeheader()

@@ -54,6 +54,28 @@ class Cell:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
   @property
+  def cost(self) -> float:
+    """Rough time of all seeds; the constant stands for compilation and probes."""
+    return self.setting.seeds * (100 + self.method.cost(self.setting))
+
+  def row(self, provenance: Row) -> Row:
+    """A row of results without its numbers."""
+    return {
+      "key": self.key,
+      "identity": self.identity,
+      "method": self.name,
+      "label": self.method.label,
+      "about": self.method.about,
+      "source": self.method.source,
+      "reference": self.method.reference,
+      "status": "ok",
+      "reason": "",
+      "ways": 0,
+      "measurements": [],
+      "provenance": {"theta_sha256": self.identity.get("theta", ""), **provenance},
+    }
+
+  @property
   def label(self) -> str:
     """For people: method, data, and what is not the default."""
     usual = Setting(self.setting.data)
@@ -74,6 +96,7 @@ class Suite:
   Attributes:
     title: of the report.
     about: a sentence or two under it.
+    score: whether the command ends with a table and one number, see `scores`.
     methods: "rule", keys of `BASELINES`, and names of `optimizers`.
     data: data sets, each a name or a dictionary of `Data`'s attributes.
     widths, hidden_layers, nonlinearities, permute, batch_sizes: lists, see `Setting`.
@@ -85,6 +108,7 @@ class Suite:
 
   title: str = "Few-shot evaluation"
   about: str = ""
+  score: bool = False
   methods: Sequence[str] = ("rule", "untrained")
   data: Sequence[SpecSettings] = ("digits",)
   widths: Sequence[int] = (128,)

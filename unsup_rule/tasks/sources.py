@@ -16,7 +16,7 @@ from unsup_rule.tasks.augment import Augmentation
 SpecSettings = str | Mapping[str, Any]  # a name, or the attributes of a description
 
 _WORDS = ("presence", "counts")
-_DISJOINT_SPLITS = ("glyphs", "silhouettes")  # no typeface, no family of shapes is in two splits
+_DISJOINT_SPLITS = ("glyphs", "silhouettes", "bags", "manifolds")  # whose splits share nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +163,8 @@ def check_disjoint(
 ) -> None:
   """Refuses a data set that is both trained and evaluated on, whatever the split or configuration.
 
-  The same set is fine with classes that do not overlap, and glyphs and silhouettes with another
-  split, since no typeface and no family of shapes is in two splits.
+  The same set is fine with classes that do not overlap, and what is drawn (glyphs, silhouettes,
+  bags, manifolds) with another split, since no typeface, family, topic or world is in two splits.
 
   Args:
     training: settings of data sets, see `DatasetSpec`.

@@ -7,7 +7,7 @@ import numpy as np
 
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
-from unsup_rule.evaluation.runner import arrays_path
+from unsup_rule.evaluation.measuring import arrays_path
 from unsup_rule.evaluation.store import Row
 
 # Of each data set: its name, and arrays of its model.

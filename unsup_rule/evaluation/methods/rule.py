@@ -1,12 +1,25 @@
-"""The rule itself, and its base model before any training."""
+"""The rule itself, and its base model before any training.
+
+Programs are compiled once a process for each architecture: theta and batches are arguments, so
+that cells and rules share them.
+"""
 
 import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
-from unsup_rule.plugin.rule import RuleOptimizer
+from unsup_rule.features import programs
+from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
+from unsup_rule.rule.structures import Params
 from unsup_rule.rule.theta import Sizes, Theta
+from unsup_rule.tasks.fewshot import Episodes
 
 _SHOWN_UNITS = 32  # whose receptive fields are kept
 
@@ -33,23 +46,27 @@ class Rule:
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Applies the rule to every batch."""
     mlp = setting.mlp(inputs.values_NxP.shape[1])
-    optimizer = RuleOptimizer(self.sizes, self.theta, self.schedule)
+    rule = (self.sizes, self.theta, self.schedule)
 
-    def init(key, unused_permutation):
-      return optimizer.init(mlp.init(key))
+    def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
+      init_key, train_key = base.seed_keys(setting, index)
+      params = jax.tree.map(np.asarray, _initial(mlp, init_key))
+      numbers_SxB = np.asarray(_numbers(train_key, setting, len(inputs.values_NxP)))
 
-    def step(state, unused_key, x_BxP):
-      return optimizer.update(state, model_state=mlp.apply(state.params, x_BxP))
+      def rows(numbers: np.ndarray) -> np.ndarray:
+        x = inputs.values_NxP[numbers][..., episodes.permutation]
+        return x.astype(np.float32) * np.float32(inputs.scale)
 
-    def features(state, x_ExP):
-      return mlp.features(state.params, x_ExP)
+      done = 0
+      for step in setting.steps:
+        batches = iter(numbers_SxB[done:step])
+        params = programs.train(rule, mlp, params, done, rows, batches, lambda count: None)
+        features_DxExF = np.asarray(_features(mlp, params, episodes.x_DxExP))
+        inside = _inside(params, features_DxExF) if index == 0 else {}
+        yield base.Snapshot(step, features_DxExF, inside=inside)
+        done = step
 
-    def inside(state, x_ExP):
-      # What figures show of one model: bottom weights [P, units] and the embedding [E, F].
-      weights = state.params.layer(1).w[:, :_SHOWN_UNITS]
-      return {"weights": weights, "embedding": features(state, x_ExP)}
-
-    return base.training(base.Learner(init, step, features, inside=inside), setting, inputs)
+    return fit
 
   def cost(self, setting: Setting) -> float:
     """About ten times a gradient."""
@@ -68,15 +85,43 @@ class Untrained:
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Measures step 0 alone."""
     mlp = setting.mlp(inputs.values_NxP.shape[1])
-    still = dataclasses.replace(setting, steps=(0,))
 
-    def init(key, unused_permutation):
-      return mlp.init(key)
+    def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
+      params = _initial(mlp, base.seed_keys(setting, index)[0])
+      yield base.Snapshot(0, np.asarray(_features(mlp, params, episodes.x_DxExP)))
 
-    return base.training(
-      base.Learner(init, lambda params, *unused: params, mlp.features), still, inputs
-    )
+    return fit
 
   def cost(self, setting: Setting) -> float:
     """Nothing but probes."""
     return 0.0
+
+
+_initial = jax.jit(MLP.init, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
+  """The embedding of each draw's examples, normalised by their own statistics."""
+  return jax.lax.map(lambda x_ExP: mlp.features(params, x_ExP), x_DxExP)
+
+
+def _numbers(key: jax.Array, setting: Setting, n_examples: int) -> jax.Array:
+  """Which examples each step sees, int32 [S, B]: the draws of `base.training`."""
+  return _drawn(key, jnp.arange(setting.steps[-1]), n_examples, setting.batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _drawn(key: jax.Array, steps_S: jax.Array, n_examples: int, batch_size: int) -> jax.Array:
+  def one(step: jax.Array) -> jax.Array:
+    row_key, _ = jax.random.split(jax.random.fold_in(key, step))
+    return jax.random.randint(row_key, (batch_size,), 0, n_examples)
+
+  return jax.vmap(one)(steps_S)
+
+
+def _inside(params: Params, features_DxExF: np.ndarray) -> dict[str, np.ndarray]:
+  """What figures show of one model: bottom weights [P, units] and the embedding [E, F]."""
+  embedding = features_DxExF.reshape(-1, features_DxExF.shape[-1])[: base.SHOWN_EXAMPLES]
+  weights = np.asarray(params.layer(1).w[:, :_SHOWN_UNITS])
+  return {"weights": weights, "embedding": embedding}
