@@ -9,11 +9,14 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unsup_rule import storage
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
 
 COLUMNS: Sequence[str] = ("step", "seconds", "loss", "gradient_norm", "theta_mean_abs", "dropped")
 SOURCE_PREFIX = "loss/"
@@ -128,7 +131,7 @@ def draw(folder: str | os.PathLike, title: str) -> None:
     figure.savefig(stream, format="png", dpi=120)
 
 
-def _plot_validation(loss_axes: Any, steps: np.ndarray, accuracy: np.ndarray) -> None:
+def _plot_validation(loss_axes: "Axes", steps: np.ndarray, accuracy: np.ndarray) -> None:
   """Draws accuracies, of the steps that have one, over an axis of their own on the right."""
   axes = loss_axes.twinx()
   there = np.isfinite(accuracy)

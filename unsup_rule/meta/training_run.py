@@ -341,7 +341,7 @@ class MetaTrainingRun:
       )
 
 
-def _problems(one: EstimatorState) -> dict[str, Any]:
+def _problems(one: EstimatorState) -> dict[str, object]:
   """What the inner problems can be had back from: their state, or the key of new ones."""
   if one.begun_with is None:
     return {"unroll": trees.to_leaves(one.unroll_state)}

@@ -1,6 +1,6 @@
 """Adam for theta: a step size of its own for the mixing coefficients, a schedule, an average."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gin
 import jax
@@ -91,7 +91,7 @@ class Average(NamedTuple):
     count: updates so far.
   """
 
-  theta: Any
+  theta: optax.Params
   count: jax.Array
 
 
@@ -116,7 +116,7 @@ def averaged(decay: float) -> optax.GradientTransformation:
   return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def average_of(optimizer_state: Any) -> Any:
+def average_of(optimizer_state: object) -> optax.Params | None:
   """The average that an optimizer's state holds somewhere, or None."""
 
   def is_average(node: object) -> bool:
@@ -126,7 +126,7 @@ def average_of(optimizer_state: Any) -> Any:
   return next((node.theta for node in nodes if is_average(node)), None)
 
 
-def _groups(theta: Any) -> Any:
+def _groups(theta: optax.Params) -> optax.Params:
   """Returns a tree like theta's of the names of the groups."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: (
