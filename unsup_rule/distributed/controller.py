@@ -200,7 +200,8 @@ class Membership:
     )
     if found is None and known is None:
       own = self._controller.call(Controller.member, self._member)
-      found = dataclasses.replace(own, params=None)
+      # A flax dataclass, opaque to type checkers.
+      found = dataclasses.replace(own, params=None)  # pyright: ignore[reportArgumentType]
     self._current = found or known
     return found
 
