@@ -52,6 +52,8 @@ class RidgeProbe:
 
   Attributes:
     ridge_factor: r, penalty on all weights but the bias; not multiplied by K.
+    further_ridge_factors: the loss is its mean over r and these, so that features serve a probe
+      whatever its penalty; all else that the probe returns is of r alone.
     zero_one_labels: one-hot in {0, 1}, else in {-1, 1}.
     center_y: subtract the mean over all entries and scale to unit mean squared norm, train and test
       each by its own statistics.
@@ -64,6 +66,7 @@ class RidgeProbe:
   """
 
   ridge_factor: float = 0.1
+  further_ridge_factors: tuple[float, ...] = ()
   zero_one_labels: bool = True
   center_y: bool = True
   normalize_y_hat: bool = True
@@ -128,28 +131,49 @@ class RidgeProbe:
       f = f / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(f), axis=0, keepdims=True), 1e-12))
     y_train, y_test = self.encode(train, n_ways, ways), self.encode(test, n_ways, ways)
     a = jnp.concatenate([f, jnp.ones_like(f[:, :1])], axis=1)
-    w = ridge_weights(a[:k], y_train, self.ridge_factor)
-    logit_train, logit_test = a[:k] @ w, a[k:] @ w
-    prediction = unit_length(logit_test) if self.normalize_y_hat else logit_test
+    fit = self._fit(a, y_train, y_test, self.ridge_factor)
+    others = [self._fit(a, y_train, y_test, factor) for factor in self.further_ridge_factors]
+    return ProbeResult(
+      loss=sum((other.loss for other in others), start=fit.loss) / (1 + len(others)),
+      total_loss=fit.mse_test + fit.ridge_component,
+      mse_test=fit.mse_test,
+      mse_train=fit.mse_train,
+      ridge_component=fit.ridge_component,
+      accuracy_test=accuracy(fit.logit_test, test.labels, n_ways, ways),
+      accuracy_train=accuracy(fit.logit_train, train.labels, n_ways, ways),
+      ridge_w=fit.w,
+      ridge_y=y_train,
+      logit_train=fit.logit_train,
+      logit_test=fit.logit_test,
+    )
 
+  def _fit(
+    self, a_2KxF: jax.Array, y_train: jax.Array, y_test: jax.Array, ridge_factor: float
+  ) -> "_Fit":
+    """The regression under one penalty, and its errors on both halves."""
+    k = len(y_train)
+    w = ridge_weights(a_2KxF[:k], y_train, ridge_factor)
+    logit_train, logit_test = a_2KxF[:k] @ w, a_2KxF[k:] @ w
+    prediction = unit_length(logit_test) if self.normalize_y_hat else logit_test
     errors_K = jnp.sum(jnp.square(prediction - y_test), axis=1)
     mse_test = jnp.sum(jax.nn.relu(errors_K - 1) if self.hinge_loss else errors_K) / k
     mse_train = jnp.sum(jnp.square(logit_train - y_train)) / k
-    ridge_component = self.ridge_factor * jnp.sum(jnp.square(w[:-1])) / k
+    ridge_component = ridge_factor * jnp.sum(jnp.square(w[:-1])) / k
     s = self.test_train_scalar
-    return ProbeResult(
-      loss=(ridge_component + mse_test) * s + (mse_train + ridge_component) * (1 - s),
-      total_loss=mse_test + ridge_component,
-      mse_test=mse_test,
-      mse_train=mse_train,
-      ridge_component=ridge_component,
-      accuracy_test=accuracy(logit_test, test.labels, n_ways, ways),
-      accuracy_train=accuracy(logit_train, train.labels, n_ways, ways),
-      ridge_w=w,
-      ridge_y=y_train,
-      logit_train=logit_train,
-      logit_test=logit_test,
-    )
+    loss = (ridge_component + mse_test) * s + (mse_train + ridge_component) * (1 - s)
+    return _Fit(w, logit_train, logit_test, mse_test, mse_train, ridge_component, loss)
+
+
+class _Fit(NamedTuple):
+  """A ridge regression: weights, predictions of both halves, and scalars of section 6."""
+
+  w: jax.Array
+  logit_train: jax.Array
+  logit_test: jax.Array
+  mse_test: jax.Array
+  mse_train: jax.Array
+  ridge_component: jax.Array
+  loss: jax.Array
 
 
 def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> jax.Array:

@@ -1,5 +1,6 @@
 """Outer steps: seeded through and through, exact after a break, and safe from NaN."""
 
+import gin
 import jax
 import jax.numpy as jnp
 import meta_problems
@@ -10,7 +11,9 @@ from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import truncation_schedule
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, estimators
+from unsup_rule.meta import checkpoint, estimators, gin_files
+from unsup_rule.meta import settings as settings_module
+from unsup_rule.meta.ahead import CompiledAhead
 from unsup_rule.meta.training_run import MetaTrainingRun
 
 # The same objects in every run, so that estimators and their compilations are the same too.
@@ -187,6 +190,7 @@ def test_estimators_are_replaced_by_chance_and_by_seed():
 def test_restoring_another_configuration_names_what_differs():
   run = _library_run("grad")
   run.start()
+  run.estimators[0].begun_with = None  # As after a step.
   state = run.to_state()
   for other, message in (
     (_library_run("grad", seed=4), r"was not made with trainer.seed = 4"),
@@ -196,6 +200,72 @@ def test_restoring_another_configuration_names_what_differs():
   ):
     with pytest.raises(UnsupRuleError, match=message):
       other.restore(state, "here")
+
+
+PHASES = {2: ["truncated_grad.num_tasks = 4"], 4: ["run_train.num_estimators = 3"]}
+
+
+def _run_in_phases():
+  gin.clear_config()
+  text = gin_files.parse(
+    (), [*meta_problems.GIN.strip().splitlines(), f"trainer.phases = {PHASES}"]
+  )
+  return MetaTrainingRun(settings_module.read(text))
+
+
+def test_phases_take_force_at_their_step_and_after_a_break():
+  straight = _run_in_phases()
+  straight.start()
+  shapes = []
+  for step in range(6):
+    straight.advance()
+    shapes.append((len(straight.estimators), straight.estimators[0].estimator.num_tasks))
+    if step == 1:
+      before = straight.to_state()
+    if step == 2:
+      within = straight.to_state()
+  assert shapes == [(2, 2)] * 2 + [(2, 4)] * 2 + [(3, 4)] * 2
+  for state in (before, within):
+    resumed = _run_in_phases()
+    resumed.restore(state, "memory")
+    while resumed.step < 6:
+      resumed.advance()
+    assert _bytes(resumed.learner_state) == _bytes(straight.learner_state)
+
+
+def test_a_phase_that_gin_does_not_understand_is_refused_before_the_first_step(monkeypatch):
+  monkeypatch.setitem(PHASES, 5, ["truncated_grad.num_task = 8"])
+  with pytest.raises(UnsupRuleError, match="did you mean 'num_tasks'"):
+    _run_in_phases().start()
+
+
+def test_problems_that_nobody_has_worked_on_are_kept_as_a_key():
+  """So that a checkpoint of a run with whole episodes is small."""
+  run = _library_run("grad")
+  run.start()
+  kept = run.to_state()["slots"]
+  assert [sorted(slot) for slot in kept.values()] == [
+    ["bad_in_a_row", "begun_with", "index", "key", "number"]
+  ] * 2
+  again = _library_run("grad")
+  again.restore(run.to_state(), "memory")
+  assert _bytes([one.unroll_state for one in again.estimators]) == _bytes(
+    [one.unroll_state for one in run.estimators]
+  )
+
+
+def test_what_is_compiled_ahead_is_not_compiled_again():
+  run = _library_run("grad")
+  run.start()
+  estimator = run.estimators[0].estimator
+  weights = run._learner.get_state_for_worker(run.learner_state)
+  ahead = CompiledAhead(weights)
+  ahead.begin([estimator, meta_problems.FakeEstimator()])
+  ahead.wait(estimator)
+  count = estimator.program._cache_size()
+  assert count == 1
+  run.advance()
+  assert estimator.program._cache_size() == count
 
 
 def test_initial_theta_from_a_file_is_checked(tmp_path):

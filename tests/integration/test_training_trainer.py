@@ -225,6 +225,29 @@ def test_a_heldout_function_must_return_an_error_bar(tmp_path):
     _train(tmp_path, trainer={"heldout_fn": lambda lopt, theta: {"accuracy": 1.0}})
 
 
+def test_validation_is_in_curve_and_events_and_warns_where_it_falls(tmp_path, monkeypatch, capsys):
+  found = iter([0.5, 0.75, 0.25])
+
+  def measure(lopt, theta):
+    return {"accuracy": next(found), "standard_error": 0.125}
+
+  options = {"validation_fn": measure, "validation_every_steps": 2}
+  _train(tmp_path, trainer=options)
+  assert [row["validation"] for row in _rows(tmp_path)] == ["", "0.5", "", "0.75"]
+  assert "warning" not in capsys.readouterr().err
+  _train(tmp_path, trainer=options, num_steps=6)  # The best so far is remembered.
+  assert [row["validation"] for row in _rows(tmp_path)][4:] == ["", "0.25"]
+  error = capsys.readouterr().err
+  assert "step 6: validation 0.250 (standard error 0.125); it was 0.750: a smaller" in error
+  assert _scalars(tmp_path, monkeypatch)["validation"] == [(2, 0.5), (4, 0.75), (6, 0.25)]
+
+
+@pytest.mark.parametrize("phases", [{0: ["a = 1"]}, {2: "a = 1"}, {"2": ["a = 1"]}])
+def test_phases_are_checked(phases):
+  with pytest.raises(UnsupRuleError, match=r"^trainer.phases has .*give outer steps from 1 up"):
+    TrainerOptions(phases=phases)
+
+
 def test_events_of_a_killed_session_beyond_the_checkpoint_are_dropped(tmp_path, monkeypatch):
   for first, steps in ((1, range(1, 7)), (4, range(4, 6))):
     writer = EventWriter(tmp_path, first)

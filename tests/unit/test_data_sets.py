@@ -137,3 +137,19 @@ def test_word_counts_saturate_and_skip_unknown_words():
   counts = text.count_words(["a b a x", "", "a " * 300], ["b", "a"])
   assert counts.tolist() == [[1, 2], [0, 0], [0, 255]]
   assert counts.dtype == np.uint8
+
+
+def test_packed_sets_are_taken_from_their_folder(tmp_path):
+  path = sets.pack(tmp_path, "digits", "train", resolution=6)
+  assert path.name == "digits-train-6.npz"
+  packed = sets.load("digits", "train", resolution=6, files=tmp_path)
+  made = sets.load("digits", "train", resolution=6)
+  np.testing.assert_array_equal(packed.images, made.images)
+  assert (packed.name, packed.class_names) == (made.name, made.class_names)
+  assert sets.load("digits", "train", resolution=6, files=tmp_path) is packed
+  # What is not there is made.
+  assert sets.load("digits", "test", resolution=6, files=tmp_path).split == "test"
+  path.write_bytes(path.read_bytes()[:-9])
+  del packed
+  with pytest.raises(UnsupRuleError, match=r"digits-train-6\.npz"):
+    sets.load("digits", "train", resolution=6, files=tmp_path)

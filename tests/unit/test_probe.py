@@ -51,6 +51,9 @@ def test_by_hand(strict):
     ({"center_y": False, "normalize_y_hat": False}, 1.6875),
     # Labels +-1: w = -+1/2, no bias; predictions (1, -1) and (-3/2, 3/2).
     ({"center_y": False, "normalize_y_hat": False, "zero_one_labels": False}, 6.75),
+    # Under r = 6, w = -+sqrt(2) / 8, so the penalty is 6 (1/32 + 1/32) / 2.
+    ({"further_ridge_factors": (6.0,)}, (2.25 + 2.1875) / 2),
+    ({"further_ridge_factors": (6.0, 2.0)}, (2.25 + 2.1875 + 2.25) / 3),
     # The feature over sqrt(15): A^T A + r = 2/15 + 2, w = -+sqrt(2/15) / (2/15 + 2).
     ({"normalize_act": True}, 2.0585938),
   ],

@@ -1,6 +1,7 @@
 """`unsup-rule describe`: says what a run of a gin file would sample, and draws examples of it."""
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -175,9 +176,10 @@ def _augmentation(augmentation: "Augmentation") -> str:
 def _architectures(distribution: "TaskDistribution") -> list[str]:
   shapes = [sampler.n_inputs for sampler in distribution.samplers]
   rows = [("hidden layers", "nonlinearity", *(f"parameters of {n} inputs" for n in shapes))]
-  for index, (depth, width, nonlinearity) in enumerate(distribution.architectures):
+  for index, (hidden, nonlinearity) in enumerate(distribution.architectures):
     counts = [distribution.family(i, index).mlp.n_parameters for i in range(len(shapes))]
-    rows.append((f"{depth} of {width}", nonlinearity, *(f"{count:,}" for count in counts)))
+    layers = ", ".join(f"{len(list(same))} of {width}" for width, same in itertools.groupby(hidden))
+    rows.append((layers or "none", nonlinearity, *(f"{count:,}" for count in counts)))
   outputs = distribution.family(0, 0).mlp.n_outputs
   return [*_table(rows), f"and {outputs} outputs; batches of {distribution.samplers[0].batch_size}"]
 

@@ -54,6 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
     heldout.check_configuration()
     found = settings.read(text, arguments.gin_import)
+    if found.trainer.phases or found.trainer.validation_fn:
+      raise UnsupRuleError(
+        "trainer.phases and trainer.validation_fn are for train, in one process; bind them to {} "
+        "and None, with what the last phase says bound directly"
+      )
     members = found.population.members
     if members:
       population.check(found.population)

@@ -39,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       if name in argv[:1]:
         importlib.import_module(module).add_arguments(subparser)
     arguments = parser.parse_args(argv)
+    compilation = importlib.import_module("unsup_rule.machine.compilation")
+    compilation.quickly_on_gpus()
     if arguments.command != "bench":  # It measures compilation.
-      importlib.import_module("unsup_rule.machine.compilation").cache_on_disk()
+      compilation.cache_on_disk()
     return importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
   except UnsupRuleError as error:
     # Gin adds lines on where it was called from to whatever passes through it.
@@ -48,7 +50,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   except KeyboardInterrupt:
     return 130
-
-
-if __name__ == "__main__":
-  sys.exit(main())

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
@@ -37,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
   text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
   cores.as_devices(at_most=estimators.most_groups())
   heldout.check_configuration()
+  print(f"training on {cores.devices()}", file=sys.stderr)
   loop.train(folder, settings.read(text, arguments.gin_import))
   print(summary.describe(folder))
   return 0

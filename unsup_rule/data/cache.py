@@ -32,26 +32,33 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Datas
   digest = hashlib.sha256(f"{_FORMAT} {key}".encode()).hexdigest()
   path = folder / f"{digest[:32]}.npz"
   try:
-    return _read(path)
+    return read(path)
   except (FileNotFoundError, NotADirectoryError):
     pass
   except (UnsupRuleError, *storage.DAMAGE) as error:
     warnings.warn(f"rebuilding the cache file {path}, which cannot be read: {error}", stacklevel=2)
   dataset = build()
   try:
-    _write(path, dataset)
+    write(path, dataset)
   except UnsupRuleError as error:
     warnings.warn(f"going on without a data cache: {error}", stacklevel=2)
   return dataset
 
 
-def _write(path: pathlib.Path, dataset: Dataset) -> None:
+def write(path: pathlib.Path, dataset: Dataset) -> None:
+  """Writes a dataset to one file, atomically."""
   values = {name: getattr(dataset, name) for name in _VALUES}
   arrays = {name: getattr(dataset, name) for name in _ARRAYS}
   storage.Container(_KIND, _FORMAT, arrays, values).write(path)
 
 
-def _read(path: pathlib.Path) -> Dataset:
+def read(path: pathlib.Path) -> Dataset:
+  """Reads what `write` wrote.
+
+  Raises:
+    UnsupRuleError: the file is damaged or another thing.
+    OSError: it cannot be read.
+  """
   found = storage.Container.read(path, _KIND, [_FORMAT])
   values: dict[str, Any] = {name: found.values[name] for name in _VALUES}
   values["class_names"] = tuple(values["class_names"])

@@ -1,6 +1,7 @@
 """Data sets by name, read once, cached on disk and shared in memory."""
 
 import os
+import pathlib
 import weakref
 from collections.abc import Callable
 
@@ -8,16 +9,23 @@ import gin
 import numpy as np
 
 from unsup_rule.data import bags, glyphs, manifolds, silhouettes, tabular, tfds_source
-from unsup_rule.data.cache import cached
+from unsup_rule.data.cache import cached, read, write
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
 _POINTS = 2000  # two moons: examples of both splits together
 _NOISE = 0.1  # their spread
 
+_DRAWN = {
+  "glyphs": glyphs.GlyphSource,
+  "silhouettes": silhouettes.SilhouetteSource,
+  "bags": bags.BagSource,
+  "manifolds": manifolds.ManifoldSource,
+}
 VECTORS = ("bags", "manifolds")  # drawn with as many inputs as `resolution` says
 
 _loaded: weakref.WeakValueDictionary[tuple, Dataset] = weakref.WeakValueDictionary()
+_unpacked: weakref.WeakValueDictionary[str, Dataset] = weakref.WeakValueDictionary()
 
 
 @gin.configurable("load_data", module="unsup_rule", denylist=["name", "split"])
@@ -31,6 +39,7 @@ def load(
   cache_dir: str | os.PathLike | None = None,
   vocabulary: int = 1000,
   resize: str = "bilinear",
+  files: str | os.PathLike | None = None,
 ) -> Dataset:
   """Loads a split of a data set.
 
@@ -63,16 +72,23 @@ def load(
       write access there, data are read afresh each time, with a warning.
     vocabulary: words counted in texts: the most frequent of the split "train".
     resize: "bilinear" or "area", see `Dataset.resized`.
+    files: a folder that `pack` filled; what it holds is taken from there as it is. For machines
+      that have neither the typefaces nor TensorFlow Datasets.
 
   Raises:
     UnsupRuleError: an unknown name, split or method; a set that cannot be had or is not fit.
   """
-  key, read = _reader(name, split, resolution, data_dir, vocabulary)
+  packed = None if files is None else _packed(files, name, split, resolution, grey)
+  if packed is not None and packed.exists():
+    dataset = _unpacked.get(str(packed)) or read(packed)
+    _unpacked[str(packed)] = dataset
+    return dataset
+  key, build = _reader(name, split, resolution, data_dir, vocabulary)
   arguments = (key, resolution, grey, resize, str(cache_dir))
   dataset = _loaded.get(arguments)
   if dataset is not None:
     return dataset
-  dataset = cached(key, cache_dir, read)
+  dataset = cached(key, cache_dir, build)
   if grey:
     dataset = dataset.as_grey()
   if resolution is not None and name.split("/")[0] not in VECTORS:
@@ -81,21 +97,34 @@ def load(
   return dataset
 
 
+def pack(
+  files: str | os.PathLike,
+  name: str,
+  split: str,
+  *,
+  resolution: int | None = None,
+  grey: bool = False,
+) -> pathlib.Path:
+  """Writes what `load` gives into a folder that `load` takes it from elsewhere, see its `files`."""
+  path = _packed(files, name, split, resolution, grey)
+  write(path, load(name, split, resolution=resolution, grey=grey))
+  return path
+
+
+def _packed(
+  files: str | os.PathLike, name: str, split: str, resolution: int | None, grey: bool
+) -> pathlib.Path:
+  parts = [name.replace("/", "_"), split, *([str(resolution)] if resolution else [])]
+  return pathlib.Path(files) / ("-".join([*parts, *(["grey"] if grey else [])]) + ".npz")
+
+
 def _reader(
   name: str, split: str, resolution: int | None, data_dir: str | os.PathLike | None, vocabulary: int
 ) -> tuple[str, Callable[[], Dataset]]:
   """What the unprocessed dataset depends on, and a function that makes it."""
-  if name.split("/")[0] == "glyphs":
-    source = glyphs.GlyphSource(name, split, resolution)
-    return source.fingerprint(), source.render
-  if name == "silhouettes":
-    source = silhouettes.SilhouetteSource(name, split, resolution)
-    return source.fingerprint(), source.render
-  if name == "bags":
-    source = bags.BagSource(name, split, resolution)
-    return source.fingerprint(), source.render
-  if name.split("/")[0] == "manifolds":
-    source = manifolds.ManifoldSource(name, split, resolution)
+  drawn = _DRAWN.get(name.split("/")[0])
+  if drawn is not None:
+    source = drawn(name, split, resolution)
     return source.fingerprint(), source.render
   if name == "digits":
     return repr((name, split)), lambda: _digits(split)
@@ -111,20 +140,11 @@ def _reader(
   )
 
 
-def _halves(name: str, split: str, labels: np.ndarray) -> np.ndarray:
-  """Rows of a split: of each class, every second example, starting with the first for "train"."""
-  if split not in ("train", "test"):
-    raise UnsupRuleError(f"data set {name!r} has no split {split!r}: choose train or test")
-  first = ("train", "test").index(split)
-  rows = [np.flatnonzero(labels == c)[first::2] for c in np.unique(labels)]
-  return np.sort(np.concatenate(rows))
-
-
 def _digits(split: str) -> Dataset:
   from sklearn.datasets import load_digits  # Takes seconds to import.
 
   values, labels = map(np.asarray, load_digits(return_X_y=True))
-  rows = _halves("digits", split, labels)
+  rows = tabular.half("digits", split, labels)
   images = np.rint(values[rows].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
   return Dataset.build("digits", split, images, labels[rows], [str(c) for c in range(10)], 1 / 255)
 
@@ -133,7 +153,7 @@ def _two_moons(split: str) -> Dataset:
   from sklearn.datasets import make_moons
 
   points, labels = map(np.asarray, make_moons(_POINTS, noise=_NOISE, random_state=0))
-  rows = _halves("two_moons", split, labels)
+  rows = tabular.half("two_moons", split, labels)
   return Dataset.build(
     "two_moons", split, points[rows].astype(np.float32), labels[rows], ["upper", "lower"], 1.0
   )

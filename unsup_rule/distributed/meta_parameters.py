@@ -44,8 +44,8 @@ class MetaParameterStore:
 
   @property
   def theta(self) -> lopt_base.MetaParams:
-    """The current theta."""
-    return library.meta_params(self._learner, self.state)
+    """What the run has found so far, see `outer_step.result`."""
+    return outer_step.result(self._learner, self.state)
 
   @property
   def worker_weights(self) -> gradient_learner.WorkerWeights:

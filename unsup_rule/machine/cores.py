@@ -14,6 +14,14 @@ def available() -> int:
   return os.cpu_count() or 1
 
 
+def devices() -> str:
+  """What jax computes on, for people: "2 CPU cores", "1 NVIDIA H200"."""
+  found = jax.devices()
+  if found[0].platform == "cpu":
+    return f"{len(found)} CPU core{'s' if len(found) > 1 else ''}"
+  return f"{len(found)} {found[0].device_kind}"
+
+
 def as_devices(at_most: int | None = None) -> None:
   """Gives jax a CPU device for each core; the estimators of `compat` make use of all.
 

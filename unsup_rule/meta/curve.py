@@ -9,10 +9,14 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unsup_rule import storage
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
 
 COLUMNS: Sequence[str] = ("step", "seconds", "loss", "gradient_norm", "theta_mean_abs", "dropped")
 SOURCE_PREFIX = "loss/"
@@ -88,6 +92,8 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   grid = figure.add_gridspec(2 + n_panel_rows, 1, height_ratios=(2, *[1] * n_panel_rows, 1))
   loss_axes = figure.add_subplot(grid[0])
   norm_axes = figure.add_subplot(grid[-1], sharex=loss_axes)
+  if "validation" in columns:
+    _plot_validation(loss_axes, steps, columns["validation"])
   span = max(5, len(rows) // 15)
 
   def plot(axes, name: str) -> None:
@@ -123,6 +129,14 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   norm_axes.set(xlabel="outer step", ylabel="meta-gradient norm", yscale="log")
   with storage.atomic_open(folder / "curve.png") as stream:
     figure.savefig(stream, format="png", dpi=120)
+
+
+def _plot_validation(loss_axes: "Axes", steps: np.ndarray, accuracy: np.ndarray) -> None:
+  """Draws accuracies, of the steps that have one, over an axis of their own on the right."""
+  axes = loss_axes.twinx()
+  there = np.isfinite(accuracy)
+  axes.plot(steps[there], accuracy[there], color="tab:orange", marker="o", markersize=3)
+  axes.set_ylabel("validation accuracy", color="tab:orange")
 
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -159,15 +159,25 @@ def bind(bindings: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
+def tried(bindings: Sequence[str]) -> Iterator[None]:
+  """Has bindings in force within the context, and all as it was behind it."""
+  before = {key: dict(parameters) for key, parameters in _GIN._CONFIG.items()}
+  try:
+    bind(bindings)
+    yield
+  finally:
+    _GIN._CONFIG.clear()
+    _GIN._CONFIG.update(before)
+
+
+@contextlib.contextmanager
 def naming_missing_values() -> Iterator[None]:
   """Turns gin's complaint about a configurable without a value it needs into one line."""
   try:
     yield
   except (RuntimeError, TypeError) as error:
     message = str(error)
-    if found := re.match(
-      r"Required bindings for `(\S+)` not provided in config: \[(.*)\]", message
-    ):
+    if found := _REQUIRED.match(message):
       lacking = f"{found[1]} needs a value for {found[2]}"
     elif found := _MISSING.search(message):
       lacking = f"{found[2]} needs a value for {found[1]}"

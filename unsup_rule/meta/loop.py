@@ -12,6 +12,7 @@ from unsup_rule.meta.progress import Progress
 from unsup_rule.meta.settings import Settings
 from unsup_rule.meta.signals import StopRequest
 from unsup_rule.meta.training_run import MetaTrainingRun, StepReport
+from unsup_rule.meta.validation import Validation
 
 
 def train(folder: pathlib.Path, settings: Settings) -> None:
@@ -28,7 +29,7 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
       meta-gradient was not finite too many times in a row.
     KeyboardInterrupt, SystemExit: a signal came; all is saved.
   """
-  limits, lopt = settings.run, settings.run.lopt
+  limits = settings.run
   with lock.exclusive(folder):
     state = checkpoint.load_resumable(folder)
     seconds = state["seconds"] if state else 0.0
@@ -39,20 +40,21 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
     if state and complete(state["step"]) and summary.is_current(folder, state["step"]):
       return
     run = MetaTrainingRun(settings)
+    validation = Validation(settings.trainer, state.get("best_validation") if state else None)
     if state:
       run.restore(state, f"the checkpoint of step {state['step']} in {folder}")
     else:
       run.start()
     # Before the first step too: a full disk shows now and not after an hour.
-    _save(folder, run, settings, seconds)
+    _save(folder, run, validation, seconds)
     run_folder.write_config(folder, settings.config_text)
     with _reported(folder):
       if not complete(run.step):
-        seconds = _Session(folder, run, settings, seconds).train()
-      curve.draw(folder, type(lopt).__name__)
+        seconds = _Session(folder, run, settings, validation, seconds).train()
+      curve.draw(folder, type(run.lopt).__name__)
       summary.write(
         folder,
-        lopt,
+        run.lopt,
         run.initial_theta(),
         run.theta,
         settings.trainer.heldout_fn,
@@ -70,11 +72,13 @@ class _Session:
     folder: pathlib.Path,
     run: MetaTrainingRun,
     settings: Settings,
+    validation: Validation,
     seconds: float,
   ):
     self._folder = folder
     self._run = run
-    self._settings, self._limits, self._options = settings, settings.run, settings.trainer
+    self._validation = validation
+    self._limits, self._options = settings.run, settings.trainer
     self._seconds_before = seconds
     self._started = time.monotonic()
 
@@ -101,13 +105,13 @@ class _Session:
         self._record(events, rows, report, time.monotonic() - began)
         progress.update(run.step, report.loss, run.dropped)
         if time.monotonic() - saved >= self._options.checkpoint_every_seconds:
-          _save(self._folder, run, self._settings, self._seconds)
+          _save(self._folder, run, self._validation, self._seconds)
           saved = time.monotonic()
         failed = run.worst.bad_in_a_row >= self._options.max_consecutive_nonfinite
         if failed or stop.signal_number is not None:
           break
       seconds = self._seconds
-      _save(self._folder, run, self._settings, seconds)
+      _save(self._folder, run, self._validation, seconds)
       stop.raise_if_requested()
     if failed:
       raise UnsupRuleError(
@@ -121,6 +125,7 @@ class _Session:
     self, events: EventWriter, rows: curve.Curve, report: StepReport, step_seconds: float
   ) -> None:
     run = self._run
+    measured = self._validation.after(run.step, run.lopt, run.theta)
     theta_mean_abs = trees.mean_abs(run.theta)
     rows.add(
       step=run.step,
@@ -129,9 +134,10 @@ class _Session:
       gradient_norm=report.gradient_norm,
       theta_mean_abs=theta_mean_abs,
       dropped=report.dropped,
+      **measured,
       **{f"{curve.SOURCE_PREFIX}{name}": loss for name, loss in report.source_losses.items()},
     )
-    values = {"meta_loss": report.loss}
+    values = {"meta_loss": report.loss, **measured}
     every = self._limits.summary_every_n
     if every and run.step % every == 0:
       for losses in (report.family_losses, report.source_losses):
@@ -146,9 +152,12 @@ class _Session:
     events.scalars(run.step, values)
 
 
-def _save(folder: pathlib.Path, run: MetaTrainingRun, settings: Settings, seconds: float) -> None:
-  checkpoint.save_state(folder, run.step, run.to_state() | {"seconds": seconds})
-  run_folder.write_theta(folder, run.theta, run.step, settings)
+def _save(
+  folder: pathlib.Path, run: MetaTrainingRun, validation: Validation, seconds: float
+) -> None:
+  around = {"seconds": seconds, "best_validation": validation.best}
+  checkpoint.save_state(folder, run.step, run.to_state() | around)
+  run_folder.write_theta(folder, run.theta, run.step, run.settings)
 
 
 @contextlib.contextmanager

@@ -51,15 +51,35 @@ class TrainerOptions:
       end the training.
     heldout_fn: measures a theta on data that meta-training never sees; called with the initial and
       with the final theta. None measures nothing.
+    validation_fn: measures a theta now and then, for the curve and for choices between recipes; on
+      data other than that of `heldout_fn`. None measures nothing.
+    validation_every_steps: how often.
+    phases: bindings that take force at an outer step and stay, as {step: [binding, ..]}; later ones
+      on top of earlier ones. The estimators are then sampled anew.
   """
 
   seed: int = 0
   checkpoint_every_seconds: float = 30.0
   max_consecutive_nonfinite: int = 20
   heldout_fn: HeldoutFn | None = None
+  validation_fn: HeldoutFn | None = None
+  validation_every_steps: int = 100
+  phases: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    _check_positive("trainer", self, "checkpoint_every_seconds", "max_consecutive_nonfinite")
+    _check_positive(
+      "trainer",
+      self,
+      "checkpoint_every_seconds",
+      "max_consecutive_nonfinite",
+      "validation_every_steps",
+    )
+    for step, bindings in self.phases.items():
+      if not isinstance(step, int) or step < 1 or isinstance(bindings, str):
+        raise UnsupRuleError(
+          f"trainer.phases has {step!r}: {bindings!r}; give outer steps from 1 up, each with a "
+          'list of bindings, such as {500: ["task_distribution.widths = (256,)"]}'
+        )
 
 
 @gin.configurable("distributed", module="unsup_rule")  # pyright: ignore[reportCallIssue]

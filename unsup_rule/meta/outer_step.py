@@ -15,6 +15,7 @@ from learned_optimization.outer_trainers import gradient_learner
 from unsup_rule.compat import library
 from unsup_rule.meta import checkpoint, trees
 from unsup_rule.meta.estimators import task_family
+from unsup_rule.plugin.adam import average_of
 
 # What a key is for; folded into the root key.
 _THETA, ESTIMATORS, _STEPS = range(3)
@@ -85,6 +86,14 @@ def update(
   return new_state if trees.all_finite(new_state) else None
 
 
+def result(
+  learner: gradient_learner.GradientLearner, state: gradient_learner.GradientLearnerState
+) -> lopt_base.MetaParams:
+  """What a run is measured by and leaves: the average of theta, or theta if none is kept."""
+  average = average_of(state)
+  return library.meta_params(learner, state) if average is None else average
+
+
 def family_name(estimator: gradient_learner.GradientEstimator) -> str:
   """Returns the name of the task family."""
   family = task_family(estimator)
@@ -132,3 +141,15 @@ def initial_learner_state(
 def key_of_update(seed: int, step: int) -> jax.Array:
   """Returns the key of the update after `step` others."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(seed), _STEPS), step)
+
+
+def worker_key(seed: int, worker: int, restart: int = 0) -> jax.Array:
+  """The key that all randomness of one worker follows from: its task families, tasks and batches.
+
+  Args:
+    seed: of the whole run.
+    worker: index of the worker; streams of different workers are independent.
+    restart: how often the worker was started anew. It goes on with other tasks then, where the
+      same ones again would count them twice.
+  """
+  return jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(seed), worker), restart)

@@ -6,6 +6,7 @@ for all random streams, and a resumed run repeats bit for bit what one without a
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ import numpy as np
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import outer_step, trees
+from unsup_rule.meta import gin_files, outer_step, settings, trees
+from unsup_rule.meta.ahead import CompiledAhead
 from unsup_rule.meta.settings import Settings
+
+# Draws that find the estimators to be compiled ahead: nearly all there are, if they are few.
+_DRAWN_AHEAD = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +35,20 @@ class EstimatorSeed:
 
 @dataclasses.dataclass
 class EstimatorState:
-  """One of the estimators whose gradients a step averages, and its inner problems' state."""
+  """One of the estimators whose gradients a step averages, and its inner problems' state.
+
+  Attributes:
+    seed: where the estimator comes from.
+    estimator: of the library, or of `unsup_rule.meta.groups`.
+    unroll_state: of the inner problems.
+    begun_with: the key that they were begun with, while they are as they began; or None.
+    bad_in_a_row: its last gradients that did not reach theta.
+  """
 
   seed: EstimatorSeed
   estimator: gradient_learner.GradientEstimator
   unroll_state: Any
+  begun_with: jax.Array | None = None
   bad_in_a_row: int = 0
 
   @property
@@ -71,14 +84,17 @@ class MetaTrainingRun:
   Attributes:
     step: outer steps done, those with dropped gradients included.
     dropped: meta-gradients dropped since the start because they were not finite.
+    settings: those in force; a phase changes them, but not the outer optimizer.
     learner_state: theta and the state of its optimizer.
     estimators: the estimators and their states.
   """
 
   def __init__(self, settings: Settings):
     """Makes a run of `settings.run`, from the seed in `settings.trainer`."""
-    self._settings = settings
-    self._lopt = settings.run.lopt
+    self.settings = settings
+    self._phases = dict(sorted(settings.trainer.phases.items()))
+    self._phase = 0  # The step that the phase in force began with.
+    self._ahead: CompiledAhead | None = None
     self._learner = settings.make_learner()
     self._seed = settings.trainer.seed
     self._root_key = jax.random.PRNGKey(self._seed)
@@ -88,9 +104,14 @@ class MetaTrainingRun:
     self.estimators: list[EstimatorState] = []
 
   @property
+  def lopt(self) -> lopt_base.LearnedOptimizer:
+    """The optimizer whose theta is trained."""
+    return self.settings.run.lopt
+
+  @property
   def theta(self) -> lopt_base.MetaParams:
-    """The current theta."""
-    return library.meta_params(self._learner, self.learner_state)
+    """What the run has found so far, see `outer_step.result`."""
+    return outer_step.result(self._learner, self.learner_state)
 
   @property
   def worst(self) -> EstimatorState:
@@ -99,21 +120,53 @@ class MetaTrainingRun:
 
   def initial_theta(self) -> lopt_base.MetaParams:
     """The theta that training started from, made anew."""
-    return library.meta_params(self._learner, self._initial_learner_state())
+    return outer_step.result(self._learner, self._initial_learner_state())
 
   def start(self) -> None:
     """Initialises theta, the estimators and their inner problems."""
     self.learner_state = self._initial_learner_state()
-    key = jax.random.fold_in(self._root_key, outer_step.ESTIMATORS)
-    number = self._settings.run.num_estimators
+    self._look_ahead()
+    self._begin(jax.random.fold_in(self._root_key, outer_step.ESTIMATORS))
+
+  def _begin(self, key: jax.Array) -> None:
+    """Samples all estimators, and their inner problems."""
+    number = self.settings.run.num_estimators
     self.estimators = [
-      EstimatorState(
-        EstimatorSeed(key, number, index),
-        estimator,
-        self._new_problems(estimator, jax.random.fold_in(key, index)),
-      )
+      self._begun(EstimatorSeed(key, number, index), estimator, jax.random.fold_in(key, index))
       for index, estimator in enumerate(self._sample(key, number))
     ]
+
+  def _begun(
+    self,
+    seed: EstimatorSeed,
+    estimator: gradient_learner.GradientEstimator,
+    key: jax.Array,
+    bad_in_a_row: int = 0,
+  ) -> EstimatorState:
+    """An estimator with new inner problems."""
+    problems = self._new_problems(estimator, key)
+    return EstimatorState(seed, estimator, problems, key, bad_in_a_row)
+
+  def _enter(self, phase: int) -> None:
+    """Puts in force what the phases up to this one bind, as far as it is not yet."""
+    new = [bindings for step, bindings in self._phases.items() if self._phase < step <= phase]
+    if new:
+      self.settings = settings.changed(self.settings, list(itertools.chain(*new)))
+    self._phase = phase
+
+  def _look_ahead(self) -> None:
+    """Samples what later phases need, so that mistakes show now, and begins long compilations."""
+    if jax.default_backend() != "cpu":
+      self._ahead = CompiledAhead(self._weights())
+      self._ahead.begin(self._sample(self._root_key, _DRAWN_AHEAD))
+    bindings: list[str] = []
+    for step, new in self._phases.items():
+      bindings += new
+      if step > self._phase:
+        with gin_files.tried(bindings):
+          estimators = self._sample(self._root_key, _DRAWN_AHEAD if self._ahead else 1)
+        if self._ahead:
+          self._ahead.begin(estimators)
 
   def advance(self) -> StepReport:
     """Takes one outer step: estimates, average, update of theta, and now and then new estimators.
@@ -122,6 +175,9 @@ class MetaTrainingRun:
     even where every gradient is dropped and theta stays.
     """
     key = outer_step.key_of_update(self._seed, self.step)
+    if self.step in self._phases and self.step != self._phase:
+      self._enter(self.step)
+      self._begin(jax.random.fold_in(key, outer_step.ESTIMATORS))
     estimate_key, update_key, reset_key, resample_key = jax.random.split(key, 4)
     weights = self._weights()
     estimates = [
@@ -149,6 +205,7 @@ class MetaTrainingRun:
     return {
       "step": self.step,
       "dropped": self.dropped,
+      "phase": self._phase,
       "root_key": np.asarray(self._root_key),
       "learner": trees.to_leaves(self.learner_state),
       "slots": {
@@ -157,7 +214,7 @@ class MetaTrainingRun:
           "number": one.seed.number,
           "index": one.seed.index,
           "bad_in_a_row": one.bad_in_a_row,
-          "unroll": trees.to_leaves(one.unroll_state),
+          **_problems(one),
         }
         for index, one in enumerate(self.estimators)
       },
@@ -173,11 +230,13 @@ class MetaTrainingRun:
     Raises:
       UnsupRuleError: the checkpoint belongs to another configuration.
     """
+    self._enter(int(state.get("phase", 0)))
     self._check_fit(state, where)
     self.step, self.dropped = int(state["step"]), int(state["dropped"])
     self.learner_state = trees.from_leaves(
       state["learner"], self._initial_learner_state(), f"outer learner in {where}"
     )
+    self._look_ahead()
     sampled: dict[tuple[bytes, int], Sequence[Any]] = {}
     self.estimators = []
     for index in range(len(state["slots"])):
@@ -190,14 +249,17 @@ class MetaTrainingRun:
       if together not in sampled:
         sampled[together] = self._sample(seed.key, seed.number)
       estimator = sampled[together][seed.index]
+      bad_in_a_row = int(saved["bad_in_a_row"])
+      if "begun_with" in saved:
+        key = jax.numpy.asarray(saved["begun_with"])
+        self.estimators.append(self._begun(seed, estimator, key, bad_in_a_row))
+        continue
       like = jax.eval_shape(estimator.init_worker_state, self._weights(), seed.key)
       name = getattr(estimator, "name", type(estimator).__name__)
       unroll_state = trees.from_leaves(
         saved["unroll"], like, f"estimator {index} ({name}) in {where}"
       )
-      self.estimators.append(
-        EstimatorState(seed, estimator, unroll_state, int(saved["bad_in_a_row"]))
-      )
+      self.estimators.append(EstimatorState(seed, estimator, unroll_state, None, bad_in_a_row))
 
   def _check_fit(self, state: Mapping[str, Any], where: str) -> None:
     if not np.array_equal(state["root_key"], np.asarray(self._root_key)):
@@ -205,7 +267,7 @@ class MetaTrainingRun:
         f"{where} was not made with trainer.seed = {self._seed}; set the "
         "seed of that run, or choose another --train_log_dir"
       )
-    number = self._settings.run.num_estimators
+    number = self.settings.run.num_estimators
     if len(state["slots"]) != number:
       raise UnsupRuleError(
         f"{where} has {len(state['slots'])} estimators, run_train."
@@ -214,17 +276,19 @@ class MetaTrainingRun:
       )
 
   def _initial_learner_state(self) -> gradient_learner.GradientLearnerState:
-    return outer_step.initial_learner_state(self._lopt, self._learner, self._seed)
+    return outer_step.initial_learner_state(self.lopt, self._learner, self._seed)
 
   def _weights(self) -> gradient_learner.WorkerWeights:
     return self._learner.get_state_for_worker(self.learner_state)
 
   def _sample(self, key: jax.Array, number: int) -> Sequence[gradient_learner.GradientEstimator]:
-    return self._settings.sample_estimators(self._lopt, key, number)
+    return self.settings.sample_estimators(self.lopt, key, number)
 
   def _new_problems(
     self, estimator: gradient_learner.GradientEstimator, key: jax.Array
   ) -> gradient_learner.GradientEstimatorState:
+    if self._ahead:
+      self._ahead.wait(estimator)
     return trees.strong(estimator.init_worker_state(self._weights(), key))
 
   def _update(self, gradient: outer_step.Gradient, loss: float, key: jax.Array) -> bool:
@@ -241,9 +305,10 @@ class MetaTrainingRun:
     for index, (one, estimate) in enumerate(zip(self.estimators, estimates, strict=True)):
       if estimate is None:
         # These inner problems may stay bad for ever, so they are not gone on with.
-        one.unroll_state = self._new_problems(one.estimator, jax.random.fold_in(reset_key, index))
+        one.begun_with = jax.random.fold_in(reset_key, index)
+        one.unroll_state = self._new_problems(one.estimator, one.begun_with)
       else:
-        one.unroll_state = estimate.unroll_state
+        one.begun_with, one.unroll_state = None, estimate.unroll_state
       one.bad_in_a_row = 0 if estimate is not None and updated else one.bad_in_a_row + 1
 
   def _losses_by_name(
@@ -261,19 +326,26 @@ class MetaTrainingRun:
 
   def _resample(self, key: jax.Array) -> None:
     """Replaces each estimator by a new one with the chance that the frequency gives."""
-    frequency = self._settings.run.stochastic_resample_frequency
+    frequency = self.settings.run.stochastic_resample_frequency
     if frequency <= 0:
       return
     chances = np.asarray(jax.random.uniform(key, (len(self.estimators),)))
     for index in np.flatnonzero(chances < 1 / frequency):
       sample_key, state_key = jax.random.split(jax.random.fold_in(key, int(index)))
       (estimator,) = self._sample(sample_key, 1)
-      self.estimators[index] = EstimatorState(
+      self.estimators[index] = self._begun(
         EstimatorSeed(sample_key, 1, 0),
         estimator,
-        self._new_problems(estimator, state_key),
+        state_key,
         self.estimators[index].bad_in_a_row,
       )
+
+
+def _problems(one: EstimatorState) -> dict[str, object]:
+  """What the inner problems can be had back from: their state, or the key of new ones."""
+  if one.begun_with is None:
+    return {"unroll": trees.to_leaves(one.unroll_state)}
+  return {"begun_with": np.asarray(one.begun_with)}
 
 
 def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -28,6 +28,8 @@ class TaskDistribution:
     sources: data sets, each a name or a dictionary, see `DatasetSpec`.
     depths: numbers of hidden layers.
     widths: of all hidden layers of a model.
+    hidden: the widths of the hidden layers of each model, in place of all combinations of the two
+      before: ((512,), (128, 128)) are two models.
     n_outputs: width of the embedding.
     nonlinearities: names of them.
     batch_size: unlabelled examples of an inner step.
@@ -39,6 +41,7 @@ class TaskDistribution:
   sources: Sequence[str | Mapping[str, Any] | DatasetSpec]
   depths: Sequence[int] = (4,)
   widths: Sequence[int] = (128,)
+  hidden: Sequence[Sequence[int]] = ()
   n_outputs: int = 32
   nonlinearities: Sequence[str] = ("relu",)
   batch_size: int = 128
@@ -56,11 +59,15 @@ class TaskDistribution:
       if not values:
         raise UnsupRuleError(f"task_distribution.{name} is empty; give at least one value")
       object.__setattr__(self, name, values)
+    object.__setattr__(self, "hidden", tuple(tuple(widths) for widths in self.hidden))
 
   @property
-  def architectures(self) -> tuple[tuple[int, int, str], ...]:
-    """All combinations of depth, width and nonlinearity."""
-    return tuple(itertools.product(self.depths, self.widths, self.nonlinearities))
+  def architectures(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """All combinations of hidden layers and nonlinearity."""
+    grid = itertools.product(self.depths, self.widths)
+    hidden = [tuple(widths) for widths in self.hidden]
+    hidden = hidden or [(width,) * depth for depth, width in grid]
+    return tuple(itertools.product(hidden, self.nonlinearities))
 
   @functools.cached_property
   def samplers(self) -> tuple[TaskSampler, ...]:
@@ -90,9 +97,9 @@ class TaskDistribution:
     """The task family of a bucket, by the indices of its input shape and architecture."""
     bucket = (shape, architecture)
     if bucket not in self._families:
-      depth, width, nonlinearity = self.architectures[architecture]
+      hidden, nonlinearity = self.architectures[architecture]
       self._families[bucket] = MLPTaskFamily(
-        self.samplers[shape], (width,) * depth, self.n_outputs, nonlinearity, self.probe
+        self.samplers[shape], hidden, self.n_outputs, nonlinearity, self.probe
       )
     return self._families[bucket]
 
@@ -120,6 +127,7 @@ def task_distribution(
   sources=gin.REQUIRED,
   depths=(4,),
   widths=(128,),
+  hidden=(),
   n_outputs=32,
   nonlinearities=("relu",),
   batch_size=128,
@@ -132,6 +140,7 @@ def task_distribution(
     sources,
     depths,
     widths,
+    hidden,
     n_outputs,
     nonlinearities,
     batch_size,
