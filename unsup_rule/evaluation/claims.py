@@ -188,7 +188,8 @@ def _mismatch(rows: Sequence[Row]) -> Claim:
   """A VAE's accuracy falls from one step to the last while its loss falls too."""
   parts, text = {}, "Objective mismatch: a VAE's accuracy falls while its loss still improves"
   for row in _usual(rows):
-    if row["method"] == "vae" and row["identity"]["permute"]:
+    several = len(row["measurements"]) > 1
+    if row["method"] == "vae" and row["identity"]["permute"] and several:
       points = {value.step: value for value in comparison.values(row, HEADLINE)}
       losses = {m["step"]: mean_and_error(m["objective"])[0] for m in row["measurements"]}
       top, last = max(points.values(), key=lambda value: value.mean), points[max(points)]
