@@ -14,6 +14,7 @@ from unsup_rule import storage
 from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods.base import Snapshot, prepared
+from unsup_rule.evaluation.methods.rule import Rule
 from unsup_rule.evaluation.setting import Inputs
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Cell
@@ -96,7 +97,7 @@ def _draw(cell: Cell, train: Dataset, test: Dataset, index: int) -> _Drawn:
   """The rule is reported after its last step, and what has one step needs no choice."""
   setting = cell.setting
   episodes, truth_DxK = fewshot.draw(test, setting, index)
-  if cell.name == "rule" or len(setting.steps) == 1:
+  if isinstance(cell.method, Rule) or len(setting.steps) == 1:
     return _Drawn(episodes, truth_DxK, len(truth_DxK))
   few = dataclasses.replace(setting, draws=min(setting.draws, _VALIDATION_DRAWS))
   chosen_by, chosen_truth_DxK = fewshot.draw(train, few, index, fewshot.VALIDATION)
