@@ -45,6 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="also write the report there in Markdown, such as docs/results.md, its figures beside it",
   )
   parser.add_argument(
+    "--table",
+    action="append",
+    default=[],
+    type=pathlib.Path,
+    metavar="FILE",
+    help="also put the short table between <!-- results --> and <!-- /results --> of a page, such "
+    "as README.md (repeatable)",
+  )
+  parser.add_argument(
     "--processes",
     type=int,
     metavar="N",
@@ -98,6 +107,8 @@ def _run(arguments: argparse.Namespace) -> int:
   page = report.write(arguments.out, work.suite, ours, work.text, arguments.rule)
   if arguments.page is not None:
     report.copy_page(arguments.out, arguments.page)
+  for other in arguments.table:
+    report.copy_table(arguments.out, other)
   if work.suite.score:
     print(_scores(rows, work, asked))
   failed = sum(row["status"] != "ok" for row in rows)
