@@ -6,6 +6,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+from unsup_rule import storage
 from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import cores
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     raise UnsupRuleError("--against compares a rule with another; give the rule with --rule")
   if arguments.processes is not None and arguments.processes < 0:
     raise UnsupRuleError(f"--processes is {arguments.processes}; give 1 or more, or 0 for none")
+  if arguments.page is not None and not str(arguments.page).endswith(".md"):
+    raise UnsupRuleError(f"--page is {arguments.page}; give a file that ends in .md")
   if arguments.out is None:
     name = pathlib.Path(arguments.config_file[-1]).stem if arguments.config_file else "bindings"
     arguments.out = pathlib.Path("evaluations", name)
@@ -104,14 +107,17 @@ def _run(arguments: argparse.Namespace) -> int:
   store.write_csv(arguments.out / "results.csv", rows)
   by_key = {row["key"]: row for row in rows}
   own = [by_key[cell.key] for cell in work.own]
-  page = report.write(arguments.out, work.suite, own, work.text, arguments.rule)
-  if arguments.page is not None:
-    report.copy_page(arguments.out, arguments.page)
-  for other in arguments.table:
-    report.copy_table(arguments.out, other)
   if work.suite.score:
     against = [by_key[cell.key] for cell in work.against]
-    print(_scores(own, against, asked))
+    page = arguments.out / "scores.txt"
+    storage.write_text(page, _scores(own, against, asked) + "\n")
+    print(page.read_text(), end="")
+  else:
+    page = report.write(arguments.out, work.suite, own, work.text, arguments.rule)
+    if arguments.page is not None:
+      report.copy_page(arguments.out, arguments.page)
+    for other in arguments.table:
+      report.copy_table(arguments.out, other)
   failed = sum(row["status"] != "ok" for row in rows)
   print(f"{page}: {len(rows) - failed} cells measured, {failed} failed")
   if failed:
