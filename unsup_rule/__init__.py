@@ -19,7 +19,6 @@ except importlib.metadata.PackageNotFoundError:  # A checkout on PYTHONPATH, not
 _HOMES = {
   "MLP": "unsup_rule.rule.mlp",
   "MLPTaskFamily": "unsup_rule.plugin.task",
-  "Problems": "unsup_rule.tasks.sampler",
   "RidgeProbe": "unsup_rule.probe",
   "Source": "unsup_rule.tasks.sources",
   "Targets": "unsup_rule.probe",

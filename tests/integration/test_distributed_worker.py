@@ -11,7 +11,7 @@ from distributed_helpers import Hand, Here, Learner, gradient, settings
 from unsup_rule.distributed import actors, worker
 from unsup_rule.distributed.server import GradientServer, Reply
 from unsup_rule.distributed.worker import Estimators, LearnerLink, NoMoreWork
-from unsup_rule.meta import streams
+from unsup_rule.meta import outer_step
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_the_loop_draws_from_our_stream(learner):
     link = LearnerLink(Here(_Learner(learner, 4)), stream, restart, {})
     found = settings(sample_estimators=sample, num_estimators=2, stochastic_resample_frequency=1)
     with pytest.raises(NoMoreWork):
-      worker.work(link, found, streams.worker_key(0, stream, restart))
+      worker.work(link, found, outer_step.worker_key(0, stream, restart))
     # Two at first, and each of them after each gradient but the last.
     assert len(seen) == 1 + 2 * 3
     return seen

@@ -12,7 +12,7 @@ from distributed_helpers import Here, gradient
 from learned_optimization.population import population as library_population
 from learned_optimization.population.mutators import winner_take_all_genetic
 
-from unsup_rule.distributed import history, identity, learner, mutators, population, table
+from unsup_rule.distributed import history, identity, learner, population, table
 from unsup_rule.distributed.controller import Controller, Evaluation, Membership
 from unsup_rule.distributed.server import Contribution
 from unsup_rule.errors import UnsupRuleError
@@ -244,7 +244,7 @@ def test_perturb_multiplies_numbers():
 
 
 def test_gin_knows_the_librarys_mutators_in_both_versions():
-  for mutator in mutators.MUTATORS:
+  for mutator in population.MUTATORS:
     gin.parse_config(f"population.mutator = @{mutator.__name__}")
     options = population.PopulationOptions()
     assert issubclass(options.mutator, mutator)

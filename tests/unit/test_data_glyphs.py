@@ -164,7 +164,7 @@ def test_gin_sets_the_number_of_variants(cache):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"name": "glyphs/runes", "split": "train"}, "unknown glyph set 'glyphs/runes': choose one of"),
+    ({"name": "glyphs/runes", "split": "train"}, "unknown glyphs 'glyphs/runes': choose one of"),
     ({"name": "glyphs", "split": "dev"}, "no split 'dev': choose one of train, valid, test"),
     ({"name": "glyphs", "split": "train", "resolution": 33}, "resolution 33 .* choose 8 to 32"),
     ({"name": "glyphs", "split": "train", "resolution": 7}, "resolution 7 .* choose 8 to 32"),

@@ -9,7 +9,7 @@ import pytest
 from distributed_helpers import settings
 
 from unsup_rule.cli import main as cli
-from unsup_rule.distributed import display, launcher, logs, table
+from unsup_rule.distributed import display, launcher, process, table
 from unsup_rule.errors import UnsupRuleError
 
 _REPORT = {
@@ -128,7 +128,7 @@ def test_a_learner_that_does_not_answer_holds_up_nobody(terminal):
 def test_logs_go_to_the_folder_of_the_run(tmp_path):
   child = os.fork()
   if child == 0:
-    logs.redirect(tmp_path, "worker_3")
+    process.redirect(tmp_path, "worker_3")
     os.write(1, b"out\n")
     os.write(2, b"err\n")
     os._exit(0)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import streams
+from unsup_rule.meta import outer_step
 from unsup_rule.plugin import distribution as distribution_module
 from unsup_rule.plugin.distribution import TaskDistribution
 from unsup_rule.tasks.augment import Augmentation
@@ -207,15 +207,15 @@ def test_the_same_key_is_the_same_family_and_settings_the_same_distribution(monk
 
 def test_streams_of_workers_differ_and_are_reproducible():
   keys = {
-    tuple(np.asarray(streams.worker_key(seed, worker, restart)).tolist())
+    tuple(np.asarray(outer_step.worker_key(seed, worker, restart)).tolist())
     for seed in range(3)
     for worker in range(20)
     for restart in range(3)
   }
   assert len(keys) == 180
   # Recorded: a worker of an earlier run is reproduced by a later version of this program.
-  assert np.asarray(streams.worker_key(0, 1, 2)).tolist() == [3152301319, 792466127]
-  np.testing.assert_array_equal(streams.worker_key(5, 7), streams.worker_key(5, 7, 0))
+  assert np.asarray(outer_step.worker_key(0, 1, 2)).tolist() == [3152301319, 792466127]
+  np.testing.assert_array_equal(outer_step.worker_key(5, 7), outer_step.worker_key(5, 7, 0))
 
 
 def test_words_are_presence_unless_counts_are_asked_for(monkeypatch):

@@ -9,17 +9,26 @@ from evaluation_helpers import SIZES, blobs, rule_folder, setting
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import measuring, provenance, runner
-from unsup_rule.evaluation.methods import BASELINES
+from unsup_rule.evaluation.methods import BASELINES, REFERENCES
+from unsup_rule.evaluation.methods.all_labels import AllLabels
 from unsup_rule.evaluation.methods.base import Transductive
 from unsup_rule.evaluation.methods.fixed import KMeans
+from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
 from unsup_rule.evaluation.methods.supervised import Supervised
 from unsup_rule.evaluation.setting import Data, Inputs
 from unsup_rule.evaluation.suite import Cell
 from unsup_rule.probe import RidgeProbe, Targets
 from unsup_rule.tasks import fewshot
 
-QUICK = {**BASELINES, "supervised": lambda: Supervised(steps=(5,)), "kmeans": lambda: KMeans(4)}
-ALONE = sorted(set(QUICK) - {"prototypes"})  # which read a data set of their own
+QUICK = {
+  **BASELINES,
+  "supervised": lambda: Supervised(steps=(5,)),
+  "kmeans": lambda: KMeans(4),
+  "kmeans512": lambda: KMeans(9),
+  "spectral": lambda: SpectralEmbedding(4, neighbours=5),
+}
+# Prototypes read a data set of their own; references may see what others may not.
+ALONE = sorted(set(QUICK) - {"prototypes", *REFERENCES})
 
 
 @pytest.fixture
@@ -80,7 +89,7 @@ def test_ridge_agrees_with_the_meta_objective():
   assert fewshot.accuracy(predicted, truth_DxK) == pytest.approx(float(probe.accuracy_test))
 
 
-@pytest.mark.parametrize("name", ["untrained", "inputs", "pca", "kmeans", "supervised"])
+@pytest.mark.parametrize("name", ["untrained", "inputs", "pca", "kmeans", "spectral", "supervised"])
 def test_separable_classes_are_told_apart_and_shuffled_labels_give_chance(name, blob_data):
   method = QUICK[name]()
   blob_data["test"] = blobs("test", each=100)
@@ -197,16 +206,29 @@ def test_only_transductive_methods_are_handed_the_test_inputs(blob_data):
   ((inputs, test_inputs),) = spy.seen
   for split, seen in (("train", inputs), ("test", test_inputs)):
     np.testing.assert_array_equal(seen.values_NxP, blob_data[split].images.reshape(160, 36))
-  inductive = [method() for method in BASELINES.values() if not method().reference]
-  assert inductive
-  assert not any(isinstance(method, Transductive) for method in inductive)
+  transductive = {name for name in BASELINES if isinstance(BASELINES[name](), Transductive)}
+  assert transductive == {"laplace", "poisson"}
 
 
 def test_every_method_says_what_it_is():
   methods = {name: method() for name, method in BASELINES.items()}
   assert len({method.label for method in methods.values()}) == len(methods)
+  assert {name for name, method in methods.items() if method.reference} == set(REFERENCES)
   for method in methods.values():
     assert method.about
     assert method.source
-    assert method.reference or not isinstance(method, Transductive)
     assert method.cost(setting()) >= 0
+
+
+def test_training_on_all_labels_reads_the_train_labels_and_no_others(blob_data):
+  train = Inputs.of(blob_data["train"])
+  episodes, _ = fewshot.draw(blob_data["test"], setting(), 0)
+  turned = dataclasses.replace(episodes, labels_DxK=(episodes.labels_DxK + 1) % 4)
+  first, second = (
+    next(AllLabels(steps=3).prepare(setting(), train)(0, e)) for e in (episodes, turned)
+  )
+  assert first.step == 3
+  np.testing.assert_array_equal(first.features_DxExF, second.features_DxExF)
+  blob_data["train"] = blobs("train", labels_seed=1)
+  other = next(AllLabels(steps=3).prepare(setting(), train)(0, episodes))
+  assert not np.array_equal(first.features_DxExF, other.features_DxExF)

@@ -50,7 +50,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   except KeyboardInterrupt:
     return 130
-
-
-if __name__ == "__main__":
-  sys.exit(main())

@@ -5,6 +5,7 @@ sets         data sets by name
 glyphs       the built-in set, characters drawn in typefaces; `faces` finds and splits these
 tfds_source  image and text sets of TensorFlow Datasets
 text         bags of words
+drawn        what sets that are drawn have in common
 bags         synthetic texts, already bags of words
 tabular      tables of scikit-learn
 manifolds    moons, circles, rolls and blobs in a space of some dimensions

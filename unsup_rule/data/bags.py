@@ -15,21 +15,16 @@ import gin
 import numpy as np
 
 from unsup_rule.data.dataset import Dataset
-from unsup_rule.data.faces import SPLITS
-from unsup_rule.errors import UnsupRuleError
+from unsup_rule.data.drawn import SPLITS, DrawnSource
 
-VOCABULARIES = range(16, 4097)
-DEFAULT_VOCABULARY = 1000
-
-_VERSION = 1  # raise it when anything below changes the documents
 _OFFSET = 2.7  # of Zipf's law for the most frequent words
 _CHUNK = 1024  # documents drawn at once, which bounds the memory
 
 
 @gin.configurable(module="unsup_rule", denylist=["name", "split", "resolution"])
 @dataclasses.dataclass(frozen=True)
-class BagSource:
-  """What to draw: settings of `render`, and a fingerprint of all that its result depends on.
+class BagSource(DrawnSource):
+  """Documents to draw.
 
   Attributes:
     name: "bags".
@@ -44,9 +39,11 @@ class BagSource:
     length: median number of words of a document.
   """
 
-  name: str
-  split: str
-  resolution: int | None = None
+  NAMES = ("bags",)
+  SIZES = range(16, 4097)
+  DEFAULT_SIZE = 1000
+  SIZE_IS = "number of words"
+
   classes: int = 24
   examples: int = 200
   topics: int = 20
@@ -55,32 +52,10 @@ class BagSource:
   mood_spread: float = 0.5
   length: float = 120.0
 
-  def __post_init__(self):
-    if self.name != "bags":
-      raise UnsupRuleError(f"unknown bags {self.name!r}: write 'bags'")
-    if self.split not in SPLITS:
-      raise UnsupRuleError(
-        f"data set {self.name!r} has no split {self.split!r}: choose one of {', '.join(SPLITS)}"
-      )
-    if self.resolution is None:
-      object.__setattr__(self, "resolution", DEFAULT_VOCABULARY)
-    if self.resolution not in VOCABULARIES:
-      raise UnsupRuleError(
-        f"resolution {self.resolution} for data set {self.name!r}, its number of words: choose "
-        f"{VOCABULARIES[0]} to {VOCABULARIES[-1]}"
-      )
-    for field in ("classes", "examples", "topics"):
-      if not isinstance(value := getattr(self, field), int) or value < 1:
-        raise UnsupRuleError(f"BagSource.{field} is {value!r}: give a whole number from 1 up")
-
-  def fingerprint(self) -> str:
-    """Changes with the settings and the drawing."""
-    return repr((_VERSION, np.__version__, dataclasses.astuple(self)))
-
   def render(self) -> Dataset:
     """Draws the dataset: counts of words, [N, 1, 1, V] uint8."""
     rng = np.random.default_rng([240, SPLITS.index(self.split)])
-    n_words = self.resolution or DEFAULT_VOCABULARY
+    n_words = self.size
     log_base_V = -np.log(np.arange(n_words) + 1 + _OFFSET)
     topics_TxV = log_base_V + _sparse(rng, (self.topics, n_words), 0.3, self.topic_spread)
     topics_TxV = _normalised(np.exp(topics_TxV))

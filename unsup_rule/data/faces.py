@@ -13,32 +13,14 @@ import matplotlib
 from fontTools import agl
 from fontTools.ttLib import TTFont, TTLibError
 
-from unsup_rule.errors import UnsupRuleError
+from unsup_rule.data.drawn import SPLITS
 
-SPLITS = ("train", "valid", "test")
-RESOLUTIONS = range(8, 33)  # of drawn images
 _SPLIT_ENDS = (0.70, 0.85, 1.00)  # train, valid, test, as fractions of the typeface families
 # Chosen so that matplotlib's own three families fill one split each, and the fractions hold well.
 _SPLIT_SALT = "unsup_rule glyphs 239"
 _WEIGHTS = (400.0, 700.0)  # taken from a variable face
 _COMPUTER_MODERN = re.compile(r"cm[a-z]+\d+")
 _ALPHANUMERIC = string.digits + string.ascii_letters
-
-
-def check_drawable(name: str, split: str, resolution: int) -> None:
-  """Refuses a split or a resolution that no drawn data set has.
-
-  Raises:
-    UnsupRuleError: names what it may be.
-  """
-  if split not in SPLITS:
-    raise UnsupRuleError(
-      f"data set {name!r} has no split {split!r}: choose one of {', '.join(SPLITS)}"
-    )
-  if resolution not in RESOLUTIONS:
-    raise UnsupRuleError(
-      f"resolution {resolution} for data set {name!r}: choose {RESOLUTIONS[0]} to {RESOLUTIONS[-1]}"
-    )
 
 
 @dataclasses.dataclass(frozen=True)

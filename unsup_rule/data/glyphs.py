@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unsup_rule.data.dataset import Dataset
-from unsup_rule.data.faces import Face, check_drawable, find_faces, fingerprint
+from unsup_rule.data.drawn import DrawnSource
+from unsup_rule.data.faces import Face, find_faces, fingerprint
 from unsup_rule.errors import UnsupRuleError
 
 CHARACTER_SETS = types.MappingProxyType(
@@ -21,9 +22,7 @@ CHARACTER_SETS = types.MappingProxyType(
     "glyphs/currency": "$¢£¥€ƒ₹₤₦₡",
   }
 )
-DEFAULT_RESOLUTION = 16
 
-_VERSION = 1  # of the drawing; raise it when anything below changes the images
 _DRAWN_SIZE = 96  # pixels per em before downsampling
 _FILL = 0.92  # side of the largest glyph of a face, as a fraction of the image's
 _SMALLEST = 0.75  # of the size jitter
@@ -38,8 +37,8 @@ _TWO_SHAPES = "abdeghnqrt"  # letters whose two cases differ by more than size
 
 @gin.configurable(module="unsup_rule", denylist=["name", "split", "resolution"])
 @dataclasses.dataclass(frozen=True)
-class GlyphSource:
-  """What to draw: settings of `render`, and a fingerprint of all that its result depends on.
+class GlyphSource(DrawnSource):
+  """Characters to draw.
 
   Attributes:
     name: a key of `CHARACTER_SETS`.
@@ -50,32 +49,16 @@ class GlyphSource:
     system_fonts: also draw the machine's own fonts; the data then differ between machines.
   """
 
-  name: str
-  split: str
-  resolution: int | None = None
+  NAMES = tuple(CHARACTER_SETS)
+  SIZES = range(8, 33)
+  DEFAULT_SIZE = 16
+
   variants: int = 8
   system_fonts: bool = False
 
-  def __post_init__(self):
-    if self.name not in CHARACTER_SETS:
-      raise UnsupRuleError(
-        f"unknown glyph set {self.name!r}: choose one of {', '.join(CHARACTER_SETS)}"
-      )
-    check_drawable(self.name, self.split, self.side)
-    if self.variants < 1:
-      raise UnsupRuleError(
-        f"GlyphSource.variants = {self.variants} for data set {self.name!r}: choose at least 1"
-      )
-
-  @property
-  def side(self) -> int:
-    """Pixels a side."""
-    return DEFAULT_RESOLUTION if self.resolution is None else self.resolution
-
-  def fingerprint(self) -> str:
-    """Changes with the settings, the font files and the drawing library."""
-    settings = (self.name, self.split, self.side, self.variants)
-    return repr((_VERSION, *settings, Image.__version__, fingerprint(self.system_fonts)))
+  def drawn_with(self) -> tuple[str, str]:
+    """The drawing library, and the font files."""
+    return Image.__version__, fingerprint(self.system_fonts)
 
   def render(self) -> Dataset:
     """Draws the dataset: white on black, [N, resolution, resolution, 1] uint8.
@@ -91,7 +74,7 @@ class GlyphSource:
       drawn = _draw_face(face, characters)
       if drawn is None:
         continue
-      images.append(_downsample_face(face, drawn, self.side, self.variants))
+      images.append(_downsample_face(face, drawn, self.size, self.variants))
       labels.append(np.repeat(np.arange(len(characters)), self.variants))
     if not images:
       raise UnsupRuleError(

@@ -12,15 +12,10 @@ import gin
 import numpy as np
 
 from unsup_rule.data.dataset import Dataset
-from unsup_rule.data.faces import SPLITS
-from unsup_rule.errors import UnsupRuleError
+from unsup_rule.data.drawn import SPLITS, DrawnSource
 
-DIMENSIONS = range(2, 65)
-DEFAULT_DIMENSIONS = 8
 _BANDS = 4  # classes along a roll
 _BLOBS = 5
-
-_VERSION = 1  # raise it when anything below changes the points
 
 World = tuple[np.ndarray, np.ndarray]  # points [N, 2 or 3] and their classes [N]
 
@@ -72,8 +67,8 @@ _KINDS: dict[str, Callable[[int, int], World]] = {
 
 @gin.configurable(module="unsup_rule", denylist=["name", "split", "resolution"])
 @dataclasses.dataclass(frozen=True)
-class ManifoldSource:
-  """What to draw: settings of `render`, and a fingerprint of all that its result depends on.
+class ManifoldSource(DrawnSource):
+  """Points to draw.
 
   Attributes:
     name: "manifolds", or one kind: "manifolds/moons", "/circles", "/rolls", "/blobs".
@@ -84,38 +79,20 @@ class ManifoldSource:
     noise: standard deviation of each input's noise; a world's points have a mean square of 1.
   """
 
-  name: str
-  split: str
-  resolution: int | None = None
+  NAMES = ("manifolds", *(f"manifolds/{kind}" for kind in _KINDS))
+  SIZES = range(2, 65)
+  DEFAULT_SIZE = 8
+  SIZE_IS = "number of inputs"
+
   worlds: int = 24
   examples: int = 200
   noise: float = 0.05
 
-  def __post_init__(self):
-    names = ("manifolds", *(f"manifolds/{kind}" for kind in _KINDS))
-    if self.name not in names:
-      raise UnsupRuleError(f"unknown manifolds {self.name!r}: choose one of {', '.join(names)}")
-    if self.split not in SPLITS:
-      raise UnsupRuleError(
-        f"data set {self.name!r} has no split {self.split!r}: choose one of {', '.join(SPLITS)}"
-      )
-    if self.resolution is None:
-      object.__setattr__(self, "resolution", DEFAULT_DIMENSIONS)
-    if self.resolution not in DIMENSIONS:
-      raise UnsupRuleError(
-        f"resolution {self.resolution} for data set {self.name!r}, its number of inputs: choose "
-        f"{DIMENSIONS[0]} to {DIMENSIONS[-1]}"
-      )
-    for field in ("worlds", "examples"):
-      if not isinstance(value := getattr(self, field), int) or value < 1:
-        raise UnsupRuleError(f"ManifoldSource.{field} is {value!r}: give a whole number from 1 up")
-
-  def fingerprint(self) -> str:
-    """Changes with the settings and the drawing."""
+  def drawn_with(self) -> tuple[str]:
+    """The toys come from scikit-learn."""
     import sklearn
 
-    versions = (_VERSION, np.__version__, sklearn.__version__)
-    return repr((*versions, dataclasses.astuple(self)))
+    return (sklearn.__version__,)
 
   def render(self) -> Dataset:
     """Draws the dataset: points, [N, 1, 1, inputs] float32."""
@@ -136,7 +113,7 @@ class ManifoldSource:
 
   def _placed(self, rng: np.random.Generator, world_NxD: np.ndarray) -> np.ndarray:
     """The points in the larger space, or their first two coordinates in the plane."""
-    n = self.resolution or DEFAULT_DIMENSIONS
+    n = self.size
     flat = world_NxD[:, :n] - world_NxD[:, :n].mean(axis=0)
     flat = flat / np.sqrt(np.square(flat).sum(axis=1).mean())
     rotation, _ = np.linalg.qr(rng.normal(size=(n, n)))

@@ -16,6 +16,12 @@ from unsup_rule.errors import UnsupRuleError
 _POINTS = 2000  # two moons: examples of both splits together
 _NOISE = 0.1  # their spread
 
+_DRAWN = {
+  "glyphs": glyphs.GlyphSource,
+  "silhouettes": silhouettes.SilhouetteSource,
+  "bags": bags.BagSource,
+  "manifolds": manifolds.ManifoldSource,
+}
 VECTORS = ("bags", "manifolds")  # drawn with as many inputs as `resolution` says
 
 _loaded: weakref.WeakValueDictionary[tuple, Dataset] = weakref.WeakValueDictionary()
@@ -116,17 +122,9 @@ def _reader(
   name: str, split: str, resolution: int | None, data_dir: str | os.PathLike | None, vocabulary: int
 ) -> tuple[str, Callable[[], Dataset]]:
   """What the unprocessed dataset depends on, and a function that makes it."""
-  if name.split("/")[0] == "glyphs":
-    source = glyphs.GlyphSource(name, split, resolution)
-    return source.fingerprint(), source.render
-  if name == "silhouettes":
-    source = silhouettes.SilhouetteSource(name, split, resolution)
-    return source.fingerprint(), source.render
-  if name == "bags":
-    source = bags.BagSource(name, split, resolution)
-    return source.fingerprint(), source.render
-  if name.split("/")[0] == "manifolds":
-    source = manifolds.ManifoldSource(name, split, resolution)
+  drawn = _DRAWN.get(name.split("/")[0])
+  if drawn is not None:
+    source = drawn(name, split, resolution)
     return source.fingerprint(), source.render
   if name == "digits":
     return repr((name, split)), lambda: _digits(split)
@@ -142,20 +140,11 @@ def _reader(
   )
 
 
-def _halves(name: str, split: str, labels: np.ndarray) -> np.ndarray:
-  """Rows of a split: of each class, every second example, starting with the first for "train"."""
-  if split not in ("train", "test"):
-    raise UnsupRuleError(f"data set {name!r} has no split {split!r}: choose train or test")
-  first = ("train", "test").index(split)
-  rows = [np.flatnonzero(labels == c)[first::2] for c in np.unique(labels)]
-  return np.sort(np.concatenate(rows))
-
-
 def _digits(split: str) -> Dataset:
   from sklearn.datasets import load_digits  # Takes seconds to import.
 
   values, labels = map(np.asarray, load_digits(return_X_y=True))
-  rows = _halves("digits", split, labels)
+  rows = tabular.half("digits", split, labels)
   images = np.rint(values[rows].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
   return Dataset.build("digits", split, images, labels[rows], [str(c) for c in range(10)], 1 / 255)
 
@@ -164,7 +153,7 @@ def _two_moons(split: str) -> Dataset:
   from sklearn.datasets import make_moons
 
   points, labels = map(np.asarray, make_moons(_POINTS, noise=_NOISE, random_state=0))
-  rows = _halves("two_moons", split, labels)
+  rows = tabular.half("two_moons", split, labels)
   return Dataset.build(
     "two_moons", split, points[rows].astype(np.float32), labels[rows], ["upper", "lower"], 1.0
   )

@@ -17,12 +17,9 @@ import gin
 import numpy as np
 
 from unsup_rule.data.dataset import Dataset
-from unsup_rule.data.faces import SPLITS, check_drawable
+from unsup_rule.data.drawn import SPLITS, DrawnSource
 from unsup_rule.errors import UnsupRuleError
 
-DEFAULT_RESOLUTION = 14
-
-_VERSION = 1  # of the drawing; raise it when anything below changes the images
 _HARMONICS, _LIMBS, _MARKS = 5, 3, 2
 _WIDTHS = {"outline": 2 * _HARMONICS, "body": 2, "limbs": 6 * _LIMBS, "gap": 6, "marks": 4 * _MARKS}
 _N_LATENTS = sum(_WIDTHS.values())
@@ -35,8 +32,8 @@ _CHUNK = 512  # examples drawn at once, which bounds the memory
 
 @gin.configurable(module="unsup_rule", denylist=["name", "split", "resolution"])
 @dataclasses.dataclass(frozen=True)
-class SilhouetteSource:
-  """What to draw: settings of `render`, and a fingerprint of all that its result depends on.
+class SilhouetteSource(DrawnSource):
+  """Shapes to draw.
 
   Attributes:
     name: "silhouettes".
@@ -49,9 +46,10 @@ class SilhouetteSource:
     example_spread: s of an example within its class.
   """
 
-  name: str
-  split: str
-  resolution: int | None = None
+  NAMES = ("silhouettes",)
+  SIZES = range(8, 33)
+  DEFAULT_SIZE = 14
+
   families: int = 16
   classes: int = 12
   examples: int = 120
@@ -59,27 +57,10 @@ class SilhouetteSource:
   example_spread: float = 0.2
 
   def __post_init__(self):
-    if self.name != "silhouettes":
-      raise UnsupRuleError(f"unknown silhouettes {self.name!r}: write 'silhouettes'")
-    check_drawable(self.name, self.split, self.side)
-    for field in ("families", "classes", "examples"):
-      if not isinstance(value := getattr(self, field), int) or value < 1:
-        raise UnsupRuleError(
-          f"SilhouetteSource.{field} is {value!r}: give a whole number from 1 up"
-        )
+    super().__post_init__()
     for field in ("class_spread", "example_spread"):
       if not 0 <= (value := getattr(self, field)) <= 1:
         raise UnsupRuleError(f"SilhouetteSource.{field} is {value}: give a number from 0 to 1")
-
-  @property
-  def side(self) -> int:
-    """Pixels a side."""
-    return DEFAULT_RESOLUTION if self.resolution is None else self.resolution
-
-  def fingerprint(self) -> str:
-    """Changes with the settings and the drawing."""
-    settings = dataclasses.replace(self, resolution=self.side)
-    return repr((_VERSION, np.__version__, dataclasses.astuple(settings)))
 
   def render(self) -> Dataset:
     """Draws the dataset: bright on black, [N, resolution, resolution, 1] uint8."""
@@ -88,7 +69,7 @@ class SilhouetteSource:
     class_z = _child(rng, family_z, self.class_spread, 1, self.classes)
     example_z = _child(rng, class_z, self.example_spread, 2, self.examples)
     z_NxD = example_z.reshape(-1, _N_LATENTS).astype(np.float32)
-    images = [_draw(rng, z_NxD[i : i + _CHUNK], self.side) for i in range(0, len(z_NxD), _CHUNK)]
+    images = [_draw(rng, z_NxD[i : i + _CHUNK], self.size) for i in range(0, len(z_NxD), _CHUNK)]
     names = [f"{f}.{c}" for f in range(self.families) for c in range(self.classes)]
     labels = np.repeat(np.arange(len(names)), self.examples)
     return Dataset.build(

@@ -52,22 +52,28 @@ TABLES: dict[str, Callable[[], Table]] = {
 }
 
 
+def half(name: str, split: str, labels: np.ndarray) -> np.ndarray:
+  """Rows of a split: of each class every second one, starting with the first for "train".
+
+  Raises:
+    UnsupRuleError: an unknown split.
+  """
+  if split not in SPLITS:
+    raise UnsupRuleError(f"data set {name!r} has no split {split!r}: choose train or test")
+  first = SPLITS.index(split)
+  rows = [np.flatnonzero(labels == c)[: 2 * _MOST][first::2] for c in np.unique(labels)]
+  return np.sort(np.concatenate(rows))
+
+
 def read(name: str, split: str) -> Dataset:
   """Reads half of a table, standardised, float32.
 
   Raises:
     UnsupRuleError: an unknown split, or a table that cannot be fetched.
   """
-  if split not in SPLITS:
-    raise UnsupRuleError(f"data set {name!r} has no split {split!r}: choose train or test")
   values, labels, names = TABLES[name]()
-  halves = {
-    half: np.concatenate(
-      [np.flatnonzero(labels == c)[: 2 * _MOST][first::2] for c in range(len(names))]
-    )
-    for first, half in enumerate(SPLITS)
-  }
-  train = values[halves["train"]]
+  rows = half(name, split, labels)
+  train = values[half(name, "train", labels)]
   spread = train.std(axis=0)
-  columns = (values[halves[split]] - train.mean(axis=0)) / np.where(spread > 0, spread, 1)
-  return Dataset.build(name, split, columns.astype(np.float32), labels[halves[split]], names, 1.0)
+  columns = (values[rows] - train.mean(axis=0)) / np.where(spread > 0, spread, 1)
+  return Dataset.build(name, split, columns.astype(np.float32), labels[rows], names, 1.0)

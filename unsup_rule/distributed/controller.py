@@ -15,7 +15,6 @@ from learned_optimization.population import population as library_population
 from learned_optimization.population.population import ActiveWorker, Mutate
 
 from unsup_rule import storage
-from unsup_rule.compat import library
 from unsup_rule.distributed import actors, history, process
 from unsup_rule.distributed.statistics import Report
 
@@ -58,7 +57,6 @@ class Controller(library_population.PopulationController):
   ):
     """Starts a population, or goes on with the one in the folder."""
     self._folder = folder
-    self._history = history.History(folder)
     self._waiting: dict[int, Evaluation] = {}
     self._fitness: dict[int, float] = {}
     self._recent: list[set[str]] = []
@@ -106,7 +104,7 @@ class Controller(library_population.PopulationController):
         return  # Of no generation of ours, or evaluated before.
       first = known.values()[0]
       self._fitness[member] = fitness
-      self._history.add(member, generation, first.parent, step, fitness, first.meta_params)
+      history.add(self._folder, member, generation, first.parent, step, fitness, first.meta_params)
     self.set_eval(member, generation, step, path, -fitness)
     with self._lock:
       self._prune()
@@ -202,13 +200,8 @@ class Membership:
     )
     if found is None and known is None:
       own = self._controller.call(Controller.member, self._member)
-      found = library.make(
-        ActiveWorker,
-        params=None,
-        meta_params=own.meta_params,
-        generation_id=own.generation_id,
-        step=own.step,
-      )
+      # A flax dataclass, opaque to type checkers.
+      found = dataclasses.replace(own, params=None)  # pyright: ignore[reportArgumentType]
     self._current = found or known
     return found
 

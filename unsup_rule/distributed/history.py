@@ -9,54 +9,34 @@ from typing import Any
 
 from unsup_rule import storage
 
-_COLUMNS = (
-  "time",
-  "member",
-  "generation",
-  "parent",
-  "parent_step",
-  "step",
-  "fitness",
-  "bindings",
-)
 
-
-class History:
-  """Appends to `history.csv`."""
-
-  def __init__(self, folder: pathlib.Path):
-    """Opens the file, behind what is there."""
-    self._path = folder / "history.csv"
-    folder.mkdir(parents=True, exist_ok=True)
-
-  def add(
-    self,
-    member: int,
-    generation: str,
-    parent: tuple[str, int] | None,
-    step: int,
-    fitness: float,
-    bindings: Sequence[str],
-  ) -> None:
-    """Writes a row."""
-    is_new = not self._path.exists()
-    with open(self._path, "a", newline="") as stream:
-      writer = csv.writer(stream, lineterminator="\n")
-      if is_new:
-        writer.writerow(_COLUMNS)
-      parent_generation, parent_step = parent or ("", "")
-      writer.writerow(
-        [
-          f"{time.time():.3f}",
-          member,
-          generation,
-          parent_generation,
-          parent_step,
-          step,
-          f"{fitness:.6g}",
-          json.dumps(list(bindings)),
-        ]
-      )
+def add(
+  folder: pathlib.Path,
+  member: int,
+  generation: str,
+  parent: tuple[str, int] | None,
+  step: int,
+  fitness: float,
+  bindings: Sequence[str],
+) -> None:
+  """Appends a row to `history.csv` of the folder."""
+  row = {
+    "time": f"{time.time():.3f}",
+    "member": member,
+    "generation": generation,
+    "parent": parent[0] if parent else "",
+    "parent_step": parent[1] if parent else "",
+    "step": step,
+    "fitness": f"{fitness:.6g}",
+    "bindings": json.dumps(list(bindings)),
+  }
+  path = folder / "history.csv"
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(path, "a", newline="") as stream:
+    writer = csv.DictWriter(stream, row, lineterminator="\n")
+    if not stream.tell():
+      writer.writeheader()
+    writer.writerow(row)
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import cast
 
@@ -155,13 +155,9 @@ def train(ray: ModuleType, launch: Launch) -> Outcome:
   """
   learner, workers = start(ray, launch)
   served = actors.Remote[GradientServer](launch.learner, _REPORT_SECONDS)
-
-  def shown() -> str:
-    return table.render(served.call(GradientServer.report))
-
-  with StopRequest() as stop, display.Display(shown) as screen:
-    (result,) = _Watch(ray, [learner], workers, [], stop, screen).until_done()
-    stop.raise_if_requested()
+  (result,) = _watched(
+    ray, [learner], workers, [], lambda: table.render(served.call(GradientServer.report))
+  )
   return result
 
 
@@ -196,19 +192,28 @@ def train_population(ray: ModuleType, launch: Launch, n_members: int) -> list[Ou
     learners.append(learner)
     workers += its_workers
   served = actors.Remote[Controller](controller, _REPORT_SECONDS)
-
-  def shown() -> str:
-    return table.render_members(served.call(Controller.report))
-
-  with StopRequest() as stop, display.Display(shown) as screen:
-    results = _Watch(ray, learners, workers, helpers, stop, screen).until_done()
-    stop.raise_if_requested()
-  return results
+  return _watched(
+    ray, learners, workers, helpers, lambda: table.render_members(served.call(Controller.report))
+  )
 
 
 def _common(launch: Launch) -> tuple[str, list[str], pathlib.Path]:
   """Returns what every role is told."""
   return launch.settings.config_text, list(launch.settings.imports), launch.folder.resolve()
+
+
+def _watched(
+  ray: ModuleType,
+  learners: Sequence[Process],
+  workers: Sequence[Process],
+  helpers: Sequence[Process],
+  shown: Callable[[], str],
+) -> list[Outcome]:
+  """What the learners return; shows the table meanwhile, and stops them at a signal."""
+  with StopRequest() as stop, display.Display(shown) as screen:
+    results = _Watch(ray, learners, workers, helpers, stop, screen).until_done()
+    stop.raise_if_requested()
+  return results
 
 
 class _Watch:

@@ -6,14 +6,28 @@ from typing import Any
 
 import gin
 import numpy as np
+from learned_optimization.population.mutators import (
+  fixed_schedule,
+  single_worker_explore,
+  winner_take_all_genetic,
+)
 
-from unsup_rule.distributed import mutators as _known_to_gin  # noqa: F401
+from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import gin_files
 from unsup_rule.meta.heldout import HeldOut
 from unsup_rule.meta.options import HeldoutFn, PopulationOptions
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import DatasetSpec, check_disjoint
+
+MUTATORS = (
+  fixed_schedule.FixedSchedule,
+  single_worker_explore.BranchingSingleMachine,
+  winner_take_all_genetic.WinnerTakeAllGenetic,
+)
+if not compat.IS_HEAD:  # It registers them itself.
+  for mutator in MUTATORS:
+    gin.external_configurable(mutator, module=mutator.__module__)
 
 
 @gin.configurable(module="unsup_rule")

@@ -17,7 +17,7 @@ from unsup_rule.compat import library
 from unsup_rule.distributed import actors, affinity, identity, process
 from unsup_rule.distributed.server import Contribution, GradientServer, Reply
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import outer_step, settings, streams
+from unsup_rule.meta import outer_step, settings
 
 
 class NoMoreWork(Exception):
@@ -60,7 +60,7 @@ class WorkerRole(process.RunRole):
     if restart < 0:
       return
     print(f"worker {self.worker}: start {restart}", flush=True)
-    key = streams.worker_key(found.trainer.seed, self.stream, restart)
+    key = outer_step.worker_key(found.trainer.seed, self.stream, restart)
     try:
       work(LearnerLink(learner, self.worker, restart, about), found, key)
     except NoMoreWork:

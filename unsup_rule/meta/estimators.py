@@ -171,41 +171,24 @@ class _Kind:
 
 @functools.lru_cache(maxsize=_KEPT)
 def _grouped(kind: _Kind) -> GroupedEstimator:
-  stock = _stock(
-    kind.stock,
-    kind.task_family,
-    kind.learned_opt,
-    kind.schedule,
-    kind.num_tasks // kind.groups,
-    kind.offset,
-    **dict(kind.options),
-  )
-  return GroupedEstimator(stock, kind.groups)
+  return GroupedEstimator(_stock(kind), kind.groups)
 
 
-def _stock(
-  estimator: type,
-  family: tasks_base.TaskFamily,
-  lopt: lopt_base.LearnedOptimizer,
-  schedule: truncation_schedule.TruncationSchedule,
-  num_tasks: int,
-  offset: int,
-  **options: float,
-) -> groups_module.StockEstimator:
+def _stock(kind: _Kind) -> groups_module.StockEstimator:
   """An estimator of the library whose meta-loss is taken on a second batch after each step."""
-  arguments = (family, lopt, schedule, num_tasks)
+  arguments = (kind.task_family, kind.learned_opt, kind.schedule, kind.num_tasks // kind.groups)
+  offset = {"random_initial_iteration_offset": kind.offset}
+  options = dict(kind.options)
   if not compat.IS_HEAD:
-    return estimator(
-      *arguments, train_and_meta=True, random_initial_iteration_offset=offset, **options
-    )
+    return kind.stock(*arguments, train_and_meta=True, **offset, **options)
   from learned_optimization.outer_trainers import (
     lopt_truncated_step,  # pyright: ignore[reportAttributeAccessIssue]
   )
 
   step = lopt_truncated_step.VectorizedLOptTruncatedStep(
-    *arguments, meta_loss_split="outer_valid", random_initial_iteration_offset=offset
+    *arguments, meta_loss_split="outer_valid", **offset
   )
-  return estimator(step, **options)
+  return kind.stock(step, **options)
 
 
 class SampledTruncations(gradient_learner.GradientEstimator):

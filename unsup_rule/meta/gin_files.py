@@ -177,9 +177,7 @@ def naming_missing_values() -> Iterator[None]:
     yield
   except (RuntimeError, TypeError) as error:
     message = str(error)
-    if found := re.match(
-      r"Required bindings for `(\S+)` not provided in config: \[(.*)\]", message
-    ):
+    if found := _REQUIRED.match(message):
       lacking = f"{found[1]} needs a value for {found[2]}"
     elif found := _MISSING.search(message):
       lacking = f"{found[2]} needs a value for {found[1]}"

@@ -184,9 +184,6 @@ class TaskSampler:
     return (starts_W[labels] + rank * strides_W[labels]) % counts_W[labels]
 
 
-Problems = TaskSampler  # The name it had before.
-
-
 class _Classes(NamedTuple):
   """The classes of all sources, one after the other, as arrays on the device.
 

@@ -1,7 +1,0 @@
-"""`python -m unsup_rule.cli`."""
-
-import sys
-
-from unsup_rule.cli.main import main
-
-sys.exit(main())
