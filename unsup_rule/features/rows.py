@@ -72,9 +72,7 @@ class Sample:
     n = rows.shape[0]  # pyright: ignore[reportOptionalSubscript]
     room = min(SAMPLED - len(self.rows), n)
     if room:
-      self.rows = (
-        np.concatenate([self.rows, dense(rows[:room])]) if len(self.rows) else dense(rows[:room])
-      )
+      self.rows = np.concatenate([self.rows.astype(rows.dtype), dense(rows[:room])])
     numbers = np.arange(room, n)
     places = np.floor(random.random_sample(n - room) * (self.n_seen + numbers + 1)).astype(int)
     taken = places < SAMPLED

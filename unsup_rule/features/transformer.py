@@ -164,8 +164,9 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     """A copy whose training goes on without a trace in this one."""
     self._validate_params()
     new = copy.copy(self)
-    for name in ("scaler_", "_random", "_sample"):
-      setattr(new, name, copy.deepcopy(getattr(self, name)))
+    new.scaler_, new._random, new._sample = copy.deepcopy(
+      (self.scaler_, self._random, self._sample)
+    )
     return new
 
   def _become(self, new: "UnsupervisedFeatures") -> "UnsupervisedFeatures":

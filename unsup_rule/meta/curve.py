@@ -71,7 +71,7 @@ class Curve:
     storage.write_text(self._path, text.getvalue())
     # A line at a time, so that a kill costs no more than one.
     self._stream = open(  # noqa: SIM115  Stays open; see close().
-      self._path, "a", buffering=1
+      self._path, "a", buffering=1, encoding="utf-8"
     )
     self._columns = columns
     self._writer = csv.DictWriter(self._stream, columns, lineterminator="\n")
@@ -143,7 +143,7 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
   """Returns the columns and the whole rows of the file; a kill can leave half a row at its end."""
   if not path.exists():
     return [], []
-  with open(path, newline="") as stream:
+  with open(path, newline="", encoding="utf-8") as stream:
     text = stream.read()
   reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
   rows = [row for row in reader if None not in row.values() and None not in row]

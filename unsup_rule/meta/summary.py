@@ -15,7 +15,7 @@ from unsup_rule.meta.options import HeldoutFn
 def is_current(folder: str | os.PathLike, outer_steps: int) -> bool:
   """Tells whether the folder has a summary of a run of so many outer steps."""
   try:
-    found = json.loads((pathlib.Path(folder) / "summary.json").read_text())
+    found = json.loads((pathlib.Path(folder) / "summary.json").read_text(encoding="utf-8"))
     return found["outer_steps"] == outer_steps
   except (OSError, ValueError, KeyError, TypeError):
     return False
@@ -64,7 +64,7 @@ def write(
 def describe(folder: str | os.PathLike) -> str:
   """Returns in one line what the folder's `summary.json` says."""
   path = pathlib.Path(folder) / "summary.json"
-  found = json.loads(path.read_text())
+  found = json.loads(path.read_text(encoding="utf-8"))
   text = f"{path}: {found['outer_steps']} outer steps in {found['seconds']:.0f} s"
   if found["heldout_accuracy_after"] is not None:
     text += (
