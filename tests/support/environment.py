@@ -30,7 +30,8 @@ def _known(flags: tuple[str, ...]) -> list[str]:
   missing = set(flags)
   for library in pathlib.Path(spec.origin).parent.glob("*.so"):
     with library.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as text:
-      missing -= {f for f in missing if text.find(f[2:].split("=")[0].encode()) >= 0}
+      # Between zeros: names of flags that are gone are kept in lists of reserved names.
+      missing -= {f for f in missing if text.find(f"\0{f[2:].split('=')[0]}\0".encode()) >= 0}
   return [flag for flag in flags if flag not in missing]
 
 
