@@ -138,6 +138,18 @@ def test_training_uses_no_image_of_the_test_split(name, tmp_path):
   assert not np.array_equal(first.features_DxExF[1], second.features_DxExF[1])
 
 
+def test_a_best_step_is_chosen_on_the_train_split_alone(blob_data):
+  (before,) = measured(QUICK["inputs"]())
+  blob_data["test"] = blobs("test", labels_seed=3)
+  (other_test,) = measured(QUICK["inputs"]())
+  assert other_test["cv"] != before["cv"]
+  assert other_test["validation"] == before["validation"]
+  blob_data["train"] = blobs("train", labels_seed=3)
+  (other_train,) = measured(QUICK["inputs"]())
+  assert other_train["cv"] == other_test["cv"]
+  assert other_train["validation"] != before["validation"]
+
+
 def test_the_rule_trains_on_the_train_split(blob_data, tmp_path):
   rule, _ = provenance.load_rule(rule_folder(tmp_path / "rule"))
   assert rule.sizes == SIZES
