@@ -12,9 +12,11 @@ import tempfile
 
 from folders import ROOT, SUPPORT
 
-# Most of the tests' time is compilation, and what is compiled runs for milliseconds. The first is
-# worth most: five of six seconds for one update of a tiny rule.
+# Most of the tests' time is compilation, and what is compiled runs for milliseconds. The second
+# is worth most: five of six seconds for one update of a tiny rule.
 _QUICK_COMPILATION = (
+  # A small program is not worth being split and put together again.
+  "--xla_cpu_parallel_codegen_split_count=1",
   "--xla_cpu_use_fusion_emitters=false",
   "--xla_backend_optimization_level=0",
   "--xla_llvm_disable_expensive_passes=true",
