@@ -15,11 +15,13 @@ from unsup_rule.weights.archive import Archive, Use
 SIZES = Sizes(output_size=8, top_delta_size=4, compute_h_size=4, delta_dim=2, num_grad_channels=2)
 
 
-def rule_folder(folder: pathlib.Path, sizes: Sizes = SIZES) -> pathlib.Path:
+def rule_folder(
+  folder: pathlib.Path, sizes: Sizes = SIZES, learning_rate: float = 3e-3
+) -> pathlib.Path:
   """A folder as a run leaves it, with a theta that is not trained."""
   origin = {"gin": "trainer.seed = 5\n", "data_sets": ["a", "b"], "seed": 5}
   theta = drawn_theta(sizes)
-  run_folder.write_rule(folder, Archive(theta, InnerSchedule(3e-3), Use(), origin))
+  run_folder.write_rule(folder, Archive(theta, InnerSchedule(learning_rate), Use(), origin))
   return folder
 
 

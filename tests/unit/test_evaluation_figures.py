@@ -16,8 +16,22 @@ def rows_of(**suite):
       "label": cell.method.label,
       "status": "ok",
       "measurements": [
-        {"step": 0, "cv": [0.5, 0.6], "logistic": [0.4, 0.6], "own": None, "objective": None},
-        {"step": 9, "cv": [0.3, 0.5], "logistic": [0.7, 0.8], "own": None, "objective": None},
+        {
+          "step": 0,
+          "validation": [0.6, 0.6],
+          "cv": [0.5, 0.6],
+          "logistic": [0.4, 0.6],
+          "own": None,
+          "objective": None,
+        },
+        {
+          "step": 9,
+          "validation": [0.5, 0.6],
+          "cv": [0.3, 0.5],
+          "logistic": [0.7, 0.8],
+          "own": None,
+          "objective": None,
+        },
       ],
     }
     for cell in Suite(**suite).cells(None)
@@ -43,7 +57,7 @@ def test_last_best_and_paired_differences():
   (row,) = rows_of(methods=("inputs",))
   assert comparison.reported(row).step == 9
   assert comparison.best(row, "cv").step == 0
-  assert comparison.best(row, "logistic").mean == 0.75
+  assert comparison.best(row, "logistic").mean == 0.5
   assert comparison.last(row, "own") is None
   rule = comparison.Value(9, 0.6, 0.0, (0.5, 0.7))
   found = comparison.difference(rule, comparison.Value(9, 0.5, 0.0, (0.4, 0.6)))

@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--against", metavar="RULE", help="another rule, to compare with on the same draws"
   )
   parser.add_argument(
+    "--page",
+    type=pathlib.Path,
+    metavar="FILE",
+    help="also write the report there in Markdown, such as docs/results.md, its figures beside it",
+  )
+  parser.add_argument(
     "--processes",
     type=int,
     metavar="N",
@@ -90,6 +96,8 @@ def _run(arguments: argparse.Namespace) -> int:
   store.write_csv(arguments.out / "results.csv", rows)
   ours = [row for row in rows if row["identity"].get("theta") in (None, work.theta_sha256)]
   page = report.write(arguments.out, work.suite, ours, work.text, arguments.rule)
+  if arguments.page is not None:
+    report.copy_page(arguments.out, arguments.page)
   if work.suite.score:
     print(_scores(rows, work, asked))
   failed = sum(row["status"] != "ok" for row in rows)

@@ -65,9 +65,15 @@ def last(row: Row, probe: str) -> Value | None:
 
 
 def best(row: Row, probe: str) -> Value | None:
-  """The highest accuracy of any step, chosen on the very draws it is measured on."""
-  found = values(row, probe)
-  return max(found, key=lambda value: value.mean) if found else None
+  """The accuracy at the step that is best on validation draws; the last step without these."""
+  by_step = {value.step: value for value in values(row, probe)}
+  chosen = {
+    m["step"]: mean_and_error(m["validation"])[0]
+    for m in row["measurements"]
+    if m.get("validation")
+  }
+  steps = [step for step in chosen if step in by_step]
+  return by_step[max(steps, key=lambda step: chosen[step])] if steps else last(row, probe)
 
 
 def reported(row: Row) -> Value:

@@ -1,21 +1,26 @@
 """Measures one cell: fits every seed, probes its features, keeps what figures show."""
 
+import dataclasses
 import io
 import os
 import pathlib
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from unsup_rule import storage
+from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods.base import Snapshot, prepared
+from unsup_rule.evaluation.methods.rule import Rule
 from unsup_rule.evaluation.setting import Inputs
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Cell
-from unsup_rule.tasks import fewshot
+from unsup_rule.tasks import fewshot, ridge_cv
 
+_VALIDATION_DRAWS = 5  # of each seed
 Progress = Callable[[float], object]  # is told of each part of a cell's cost that is done
 
 
@@ -40,30 +45,29 @@ def measure(
   """Fits and probes every seed.
 
   Returns:
-    For each step: "step", and lists over seeds of accuracies by probe and of the objective;
-    None for what the method does not have.
+    For each step: "step", lists over seeds of accuracies by probe and of the objective, of the
+    accuracy on draws of the train split ("validation", by which a method's best step is chosen),
+    and "layers" with such lists by the name of a layer; None for what the method does not have.
   """
   setting = cell.setting
-  test = setting.data.load(setting.data.test_split)
-  inputs = Inputs.of(setting.data.load(setting.data.train_split))
-  if inputs.values_NxP.shape[1] != test.n_inputs:
+  train, test = (setting.data.load(s) for s in (setting.data.train_split, setting.data.test_split))
+  if train.n_inputs != test.n_inputs:
     raise UnsupRuleError(f"{setting.data.label}: splits differ in the size of their examples")
-  fit = prepared(cell.method, setting, inputs, Inputs.of(test))
+  fit = prepared(cell.method, setting, Inputs.of(train), Inputs.of(test))
   by_step: dict[int, Row] = {}
   inside: dict[str, np.ndarray] = {}
   for index in range(setting.seeds):
-    episodes, truth_DxK = fewshot.draw(test, setting, index)
-    for snapshot in fit(index, episodes):
-      entry = by_step.setdefault(
-        snapshot.step,
-        {"step": snapshot.step, **{name: [] for name in (*fewshot.PROBES, "objective")}},
-      )
-      for name, value in _scores(snapshot, episodes, truth_DxK, index).items():
+    drawn = _draw(cell, train, test, index)
+    for snapshot in fit(index, drawn.episodes):
+      entry = by_step.setdefault(snapshot.step, _no_scores(snapshot.step))
+      for name, value in _scores(snapshot, drawn, index).items():
         entry[name].append(value)
+      for name, value in _layer_scores(snapshot, drawn).items():
+        entry["layers"].setdefault(name, []).append(value)
       inside |= {f"{name}/{snapshot.step}": value for name, value in snapshot.inside.items()}
     if inside and index == 0:
-      labels = np.concatenate([episodes.labels_DxK, truth_DxK], axis=1).ravel()
-      inside |= {"labels": labels, "permutation": episodes.permutation}
+      labels = np.concatenate([drawn.episodes.labels_DxK, drawn.truth_DxK], axis=1).ravel()
+      inside |= {"labels": labels, "permutation": drawn.episodes.permutation}
     progress(cell.cost / setting.seeds)
   if inside and folder is not None:
     content = io.BytesIO()
@@ -75,21 +79,67 @@ def measure(
   ]
 
 
+class _Drawn(NamedTuple):
+  """Episodes of one seed: those that are tested on, then those that a step is chosen by.
+
+  Attributes:
+    episodes: all of them, as a method sees them.
+    truth_DxK: classes of the query halves.
+    tested: number of the first ones.
+  """
+
+  episodes: fewshot.Episodes
+  truth_DxK: np.ndarray
+  tested: int
+
+
+def _draw(cell: Cell, train: Dataset, test: Dataset, index: int) -> _Drawn:
+  """The rule is reported after its last step, and what has one step needs no choice."""
+  setting = cell.setting
+  episodes, truth_DxK = fewshot.draw(test, setting, index)
+  if isinstance(cell.method, Rule) or len(setting.steps) == 1:
+    return _Drawn(episodes, truth_DxK, len(truth_DxK))
+  few = dataclasses.replace(setting, draws=min(setting.draws, _VALIDATION_DRAWS))
+  chosen_by, chosen_truth_DxK = fewshot.draw(train, few, index, fewshot.VALIDATION)
+  joint = dataclasses.replace(
+    episodes,
+    x_DxExP=np.concatenate([episodes.x_DxExP, chosen_by.x_DxExP]),
+    labels_DxK=np.concatenate([episodes.labels_DxK, chosen_by.labels_DxK]),
+  )
+  return _Drawn(joint, np.concatenate([truth_DxK, chosen_truth_DxK]), len(truth_DxK))
+
+
+def _no_scores(step: int) -> Row:
+  names = (*fewshot.PROBES, "validation", "objective")
+  return {"step": step, **{name: [] for name in names}, "layers": {}}
+
+
 def arrays_path(folder: str | os.PathLike, key: str) -> pathlib.Path:
   """Where a cell's arrays for figures are."""
   return pathlib.Path(folder) / "arrays" / f"{key}.npz"
 
 
-def _scores(
-  snapshot: Snapshot, episodes: fewshot.Episodes, truth_DxK: np.ndarray, index: int
-) -> dict[str, float]:
+def _scores(snapshot: Snapshot, drawn: _Drawn, index: int) -> dict[str, float]:
   try:
-    predicted = fewshot.predictions(snapshot.features_DxExF, episodes)
+    predicted = fewshot.predictions(snapshot.features_DxExF, drawn.episodes)
   except FloatingPointError as error:
     raise FloatingPointError(f"{error} at step {snapshot.step}, seed {index}") from error
   if snapshot.predictions_DxK is not None:
     predicted["own"] = snapshot.predictions_DxK
-  scores = {name: fewshot.accuracy(value, truth_DxK) for name, value in predicted.items()}
+  n, truth_DxK = drawn.tested, drawn.truth_DxK
+  scores = {name: fewshot.accuracy(p[:n], truth_DxK[:n]) for name, p in predicted.items()}
+  if len(truth_DxK) > n:
+    scores["validation"] = fewshot.accuracy(predicted[fewshot.HEADLINE][n:], truth_DxK[n:])
   if snapshot.objective is not None:
     scores["objective"] = snapshot.objective
   return scores
+
+
+def _layer_scores(snapshot: Snapshot, drawn: _Drawn) -> dict[str, float]:
+  labels_DxK, n = drawn.episodes.labels_DxK[: drawn.tested], drawn.tested
+  return {
+    name: fewshot.accuracy(
+      ridge_cv.predict(features_DxExF[:n], labels_DxK, drawn.episodes.n_ways), drawn.truth_DxK[:n]
+    )
+    for name, features_DxExF in snapshot.layers.items()
+  }

@@ -1,33 +1,25 @@
-"""One self-contained HTML page with the tables and figures of an evaluation."""
+"""The report of an evaluation: one self-contained HTML page, and one in Markdown for docs/."""
 
 import base64
-import html
+import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import jinja2
 
 from unsup_rule import storage
-from unsup_rule.evaluation import comparison
-from unsup_rule.evaluation.figures import fewshot, inside, meta_training, steps, sweeps
+from unsup_rule.evaluation import claims, comparison, summary
+from unsup_rule.evaluation.comparison import Difference, Value
+from unsup_rule.evaluation.figures import fewshot, inside, layers, meta_training, steps, sweeps
 from unsup_rule.evaluation.figures.style import Drawn
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Suite
 from unsup_rule.tasks.fewshot import HEADLINE, PROBE_NAMES
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff; }
-h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #444; max-width: 50rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1.5rem; }
-th, td { padding: 0.25rem 0.8rem 0.25rem 0; text-align: left; border-bottom: 1px solid #eee; }
-th { border-bottom: 1px solid #999; vertical-align: bottom; }
-td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
-tr.rule { font-weight: 600; background: #fff4ec; }
-.better { color: #006b3c; } .worse, .failed { color: #b00020; } .level { color: #555; }
-small, .note { color: #555; } pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; }
-.wide { overflow-x: auto; }
-"""
+_VARIED = ("width", "hidden_layers", "nonlinearity", "batch_size")
+# Figures of the Markdown page; the HTML page has all.
+_SHOWN = ("few_shot", "layers", "sweep_width", "sweep_hidden_layers", "sweep_nonlinearity", "steps")
 
 
 def write(
@@ -37,35 +29,54 @@ def write(
   config_text: str,
   rule_folder: str | os.PathLike | None,
 ) -> pathlib.Path:
-  """Writes `figures/*.png` and `report.html`; returns the page's path."""
-  drawn, absent = _figures(folder, rows, rule_folder)
-  for figure in drawn:
+  """Writes `figures/*.png`, `report.html` and `results.md`; returns the path of `report.html`."""
+  figures, absent = _figures(folder, rows, rule_folder)
+  for figure in figures:
     storage.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
-  body = [
-    f"<h1>{html.escape(suite.title)}</h1>",
-    f"<p>{html.escape(suite.about)}</p>" if suite.about else "",
-    _summary(rows),
-    *_failures(rows),
-    "<h2>Where the rule wins and loses</h2>",
-    *_verdicts(rows),
-    "<h2>Few-shot tables</h2>",
-    *_tables(rows),
-    "<h2>Figures</h2>",
-    *map(_figure, drawn),
-    *(f'<p class="note">Left out. {html.escape(text)}</p>' for text in absent),
-    "<h2>Where the numbers come from</h2>",
-    *_provenance(rows, config_text),
-  ]
-  page = (
-    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f"<title>{html.escape(suite.title)}</title><style>{_STYLE}</style></head><body>\n"
-    + "\n".join(body)
-    + "\n</body></html>\n"
-  )
+  content = {
+    **_content(suite, rows),
+    "figures": figures,
+    "absent": absent,
+    "config_text": config_text,
+    "figure_folder": "figures",
+  }
   path = folder / "report.html"
-  storage.write_text(path, page)
+  storage.write_text(path, _render("report.html.jinja", content))
+  storage.write_text(folder / "results.md", _render("results.md.jinja", content))
   return path
+
+
+def copy_page(folder: pathlib.Path, page: pathlib.Path) -> None:
+  """Puts `results.md` at `page`, and the figures it shows into a folder of that name beside it."""
+  text = (folder / "results.md").read_text()
+  for name in _SHOWN:
+    figure = folder / "figures" / f"{name}.png"
+    if f"(figures/{name}.png)" in text:
+      storage.write_bytes(page.with_suffix("") / figure.name, figure.read_bytes())
+  storage.write_text(page, text.replace("(figures/", f"({page.stem}/"))
+
+
+def _render(template: str, content: dict[str, object]) -> str:
+  html = template.endswith(".html.jinja")
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("unsup_rule.evaluation"),
+    autoescape=html,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=not html,
+    keep_trailing_newline=True,
+  )
+  environment.filters |= {
+    "short": lambda number: f"{number:.3f}".removeprefix("0"),
+    "time": lambda seconds: f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}",
+    "value": _value,
+    "gap": lambda found: f"{found.mean:+.3f} ± {found.error:.3f}",
+    "base64": lambda figure: base64.b64encode(figure.png).decode(),
+  }
+  return environment.get_template(template).render(content)
+
+
+def _value(value: Value) -> str:
+  return f"{value.mean:.3f} ± {value.error:.3f}"
 
 
 def _figures(
@@ -74,6 +85,7 @@ def _figures(
   """All figures there are data for, and sentences on the others."""
   parts = [
     (fewshot.draw(rows), fewshot.ABSENT),
+    (layers.draw(rows), layers.ABSENT),
     (steps.draw(rows), steps.ABSENT),
     (sweeps.draw(rows), sweeps.ABSENT),
     (inside.draw(rows, folder), inside.ABSENT),
@@ -83,149 +95,155 @@ def _figures(
   return drawn, [text for figures, text in parts if not figures]
 
 
-def _summary(rows: Sequence[Row]) -> str:
-  first = rows[0]["identity"]
-  return (
-    f"<p>Each number is a mean over {first['seeds']} base models, each with its own initial weights"
-    f" and order of the inputs, of {first['draws']} draws of {first['examples_per_class']} labelled"
-    " examples a class from the test split, which fit a probe, and as many others, which it "
-    "predicts. Nothing but inputs of the train split is seen before, unless a method says so. "
-    "± is one standard error over base models.</p>"
-  )
-
-
-def _failures(rows: Sequence[Row]) -> Iterable[str]:
+def _content(suite: Suite, rows: Sequence[Row]) -> dict[str, object]:
+  """What both templates show, but for figures."""
+  table = summary.headline(rows)
+  found = None if table is None else summary.verdicts(table)
   failed = [row for row in rows if row["status"] != "ok"]
-  if failed:
-    yield '<h2 class="failed">Failed cells</h2><ul>'
-    for row in failed:
-      label = f"{comparison.data_label(row)}, {comparison.method_label(row)}{_varied(row, rows)}"
-      yield f"<li><b>{html.escape(label)}</b>: {html.escape(row['reason'])}</li>"
-    yield "</ul>"
+  return {
+    "title": suite.title,
+    "about": suite.about,
+    "n_cells": len(rows),
+    "n_failed": len(failed),
+    "protocol": _protocol(rows[0]["identity"]),
+    "failed": [
+      (_heading(row, rows, comparison.method_label(row)), row["reason"]) for row in failed
+    ],
+    "table": table,
+    "advice": [] if table is None else summary.advice(table),
+    "headline_note": "" if table is None else _headline_note(table),
+    "headline_table": "" if table is None else markdown_table(table.data, table.lines),
+    "references": [] if table is None else table.references,
+    "reference_table": "" if table is None else markdown_table(table.data, table.references),
+    "wins": "" if found is None else _sentences(found.wins, "than"),
+    "losses": "" if found is None else _sentences(found.losses, "than"),
+    "levels": "" if found is None else _levels(found.level),
+    "claims": claims.claims(rows),
+    "tables": _tables(rows),
+    "probes": list(PROBE_NAMES.values()),
+    "shown": _SHOWN,
+    "provenance": _provenance(rows),
+    "splits": _splits(rows),
+  }
 
 
-def _varied(row: Row, rows: Sequence[Row]) -> str:
-  """The settings of a row in which rows differ, for headings."""
-  names = ("width", "hidden_layers", "nonlinearity", "batch_size")
-  differ = [n for n in names if len({str(other["identity"][n]) for other in rows}) > 1]
-  return "".join(f", {n.replace('_', ' ')} {row['identity'][n]}" for n in differ)
-
-
-def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
-  """Names the baselines that the rule beats, and those that beat it, in each setting."""
-  groups = [g for g in comparison.tables(rows).values() if comparison.rule_of(g) is not None]
-  if not groups:
-    yield "<p>The rule was not measured; name its folder with <code>--rule</code>.</p>"
-    return
-  yield (
-    "<p>The rule after its last step against each baseline at the baseline's best step, by the "
-    f"same probe, paired by seed. A difference counts from {comparison.SURE:g} standard errors "
-    "on.</p>"
-    '<div class="wide"><table><tr><th>setting</th><th>probe</th><th>the rule is better than</th>'
-    "<th>no sure difference</th><th>the rule is <b>worse</b> than</th></tr>"
+def _protocol(identity: Row) -> str:
+  return (
+    f"Each number is a mean over {identity['seeds']} base models (sweeps: fewer), each with its "
+    f"own initial weights and order of the inputs, of {identity['draws']} draws of "
+    f"{identity['examples_per_class']} labelled examples a class from the test split, which fit a "
+    "probe, and as many others, which it predicts. Nothing but inputs of the train split is seen "
+    "before, unless a method says so. ± is one standard error over base models."
   )
-  for group in groups:
-    heading = html.escape(comparison.data_label(group[0]) + _varied(group[0], rows))
-    for probe in ("cv", "ridge", "logistic"):
-      by_verdict: dict[str, list[str]] = {"better": [], "level": [], "worse": []}
-      for row, found in _differences(group, probe):
-        text = f"{comparison.method_label(row)} ({found.mean:+.3f})"
-        by_verdict[found.verdict].append(html.escape(text))
-      cells = "".join(
-        f'<td class="{verdict}">{"<br>".join(names) or "&ndash;"}</td>'
-        for verdict, names in by_verdict.items()
-      )
-      yield f"<tr><td>{heading}</td><td>{probe}</td>{cells}</tr>"
-  yield "</table></div>"
 
 
-def _differences(group: Sequence[Row], probe: str) -> Iterable[tuple[Row, comparison.Difference]]:
-  rule = comparison.rule_of(group)
-  mine = None if rule is None else comparison.last(rule, probe)
-  for row in group:
-    value = comparison.best(row, probe)
-    if row is not rule and mine is not None and value is not None:
-      yield row, comparison.difference(mine, value)
-
-
-def _tables(rows: Sequence[Row]) -> Iterable[str]:
-  yield (
-    '<p class="note">Accuracy after the last step, and at the best of the measured steps (chosen '
-    "on these very draws, so a little too high). The last column is the rule's last step minus "
-    "the method's best, by the cross-validated ridge, paired by seed.</p>"
+def _headline_note(table: summary.Headline) -> str:
+  identity = table.identity
+  return (
+    f"Base model of {identity['hidden_layers']} x {identity['width']} + {identity['n_outputs']} "
+    f"units; {PROBE_NAMES[HEADLINE]} on the labelled examples of each draw. The rule after its "
+    "last step, the others at the step that is best on draws of the train split."
   )
-  for group in comparison.tables(rows).values():
-    heading = comparison.data_label(group[0]) + _varied(group[0], rows)
-    differences = {row["key"]: found for row, found in _differences(group, HEADLINE)}
-    yield f"<h3>{html.escape(heading)}</h3>"
-    heads = [*PROBE_NAMES.values(), "best step", "step", "rule minus method"]
-    yield (
-      '<div class="wide"><table><tr><th>method</th><th class="n">steps</th>'
-      + "".join(f'<th class="n">{head}</th>' for head in heads)
-      + "<th></th></tr>"
+
+
+def markdown_table(data: Sequence[str], lines: Sequence[summary.Line]) -> str:
+  """Accuracies, the best of a data set in bold."""
+  best = {
+    label: max((line.values[label].mean for line in lines if label in line.values), default=0)
+    for label in data
+  }
+  text = ["| | " + " | ".join(data) + " |", "|---" * (len(data) + 1) + "|"]
+  for line in lines:
+    cells = []
+    for label in data:
+      cell = _value(line.values[label]).replace("0.", ".") if label in line.values else "–"
+      top = label in line.values and line.values[label].mean == best[label]
+      cells.append(f"**{cell}**" if top else cell)
+    name = f"**{line.label}**" if line.is_rule else line.label
+    text.append(f"| {name} | " + " | ".join(cells) + " |")
+  return "\n".join(text)
+
+
+def _sentences(found: Sequence[tuple[str, str, Difference]], than: str) -> str:
+  """A line for each data set, in Markdown."""
+  by_data: dict[str, list[str]] = {}
+  for label, method, difference in found:
+    by_data.setdefault(label, []).append(
+      f"{method} ({difference.mean:+.3f} ± {difference.error:.3f})"
     )
+  lines = [f"- {label}: {than} {', '.join(methods)}" for label, methods in by_data.items()]
+  return "\n".join(lines) or "Nowhere by more than two standard errors."
+
+
+def _levels(found: Sequence[tuple[str, str, Difference]]) -> str:
+  if not found:
+    return ""
+  return f"No sure difference (under two standard errors) in {len(found)} comparisons."
+
+
+@dataclasses.dataclass(frozen=True)
+class _TableLine:
+  """A method in the table of one setting."""
+
+  label: str
+  is_rule: bool
+  step: int
+  values: list[Value | None]
+  best: Value
+  difference: Difference | None
+
+
+def _tables(rows: Sequence[Row]) -> list[tuple[str, list[_TableLine]]]:
+  """Each setting by itself: a heading, and the methods by accuracy."""
+  found = []
+  for group in comparison.tables(rows).values():
+    rule = comparison.rule_of(group)
+    mine = None if rule is None else comparison.last(rule, HEADLINE)
+    lines = []
     for row in sorted(group, key=lambda row: -comparison.reported(row).mean):
-      yield _table_row(row, differences.get(row["key"]))
-    yield "</table></div>"
+      best = comparison.best(row, HEADLINE)
+      assert best is not None  # Every method has features.
+      lines.append(
+        _TableLine(
+          comparison.method_label(row),
+          row["method"] == "rule",
+          comparison.reported(row).step,
+          [comparison.last(row, probe) for probe in PROBE_NAMES],
+          best,
+          None if mine is None or row is rule else comparison.difference(mine, best),
+        )
+      )
+    found.append((_heading(group[0], rows), lines))
+  return found
 
 
-def _table_row(row: Row, found: comparison.Difference | None) -> str:
-  cells = [str(comparison.reported(row).step)]
-  cells += [_value(comparison.last(row, probe)) for probe in PROBE_NAMES]
-  best = comparison.best(row, HEADLINE)
-  cells += [_value(best), "" if best is None else str(best.step)]
-  cells.append("" if found is None else f"{found.mean:+.3f} ± {found.error:.3f}")
-  verdict = "" if found is None else f'<td class="{found.verdict}">{_WORDS[found.verdict]}</td>'
-  name = html.escape(comparison.method_label(row))
-  return (
-    f'<tr class="{"rule" if row["method"] == "rule" else ""}">'
-    f"<td>{name}<br><small>{html.escape(row['about'])}</small></td>"
-    + "".join(f'<td class="n">{cell}</td>' for cell in cells)
-    + (verdict or "<td></td>")
-    + "</tr>"
-  )
+def _heading(row: Row, rows: Sequence[Row], more: str = "") -> str:
+  """Data set, and the settings in which rows differ."""
+  differ = [n for n in _VARIED if len({str(other["identity"][n]) for other in rows}) > 1]
+  varied = [f"{name.replace('_', ' ')} {row['identity'][name]}" for name in differ]
+  return ", ".join([comparison.data_label(row), *([more] if more else []), *varied])
 
 
-_WORDS = {"better": "rule better", "worse": "rule worse", "level": "no sure difference"}
-
-
-def _value(value: comparison.Value | None) -> str:
-  return "&ndash;" if value is None else f"{value.mean:.3f} ± {value.error:.3f}"
-
-
-def _figure(figure: Drawn) -> str:
-  data = base64.b64encode(figure.png).decode()
-  title, caption = html.escape(figure.title), html.escape(figure.caption)
-  return (
-    f'<figure><h3>{title}</h3><img alt="{title}" src="data:image/png;base64,{data}">'
-    f"<figcaption>{caption}</figcaption></figure>"
-  )
-
-
-def _provenance(rows: Sequence[Row], config_text: str) -> Iterable[str]:
-  """What each number depends on; the full account of every row is in results.csv."""
+def _provenance(rows: Sequence[Row]) -> list[dict[str, object]]:
+  """What numbers depend on; the full account of every row is in results.csv."""
   kinds: dict[str, list[Row]] = {}
   for row in rows:
     kinds.setdefault(str(sorted(row["provenance"].items())), []).append(row)
+  found = []
   for group in kinds.values():
-    seconds = sum(row["seconds"] for row in group)
-    facts = {"cells": len(group), "seconds": f"{seconds:.0f}", **group[0]["provenance"]}
-    facts["theta_sha256"] = facts["theta_sha256"] or "no rule given"
-    yield "<table>"
-    for name, value in facts.items():
-      yield f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
-    yield "</table>"
-  data = {
-    (
-      comparison.data_label(row),
-      row["identity"]["data"]["train_split"],
-      row["identity"]["data"]["test_split"],
-      row["identity"]["seed"],
-    ): None
-    for row in rows
-  }
-  yield "<table><tr><th>data</th><th>trained on</th><th>tested on</th><th>seed</th></tr>"
-  for values in data:
-    yield "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in values) + "</tr>"
-  yield "</table><p>Every number with its settings, seeds, seconds and machine: results.csv.</p>"
-  yield f"<details><summary>Configuration</summary><pre>{html.escape(config_text)}</pre></details>"
+    facts = {
+      "cells": len(group),
+      "processor seconds": f"{sum(row['cpu_seconds'] for row in group):.0f}",
+      **group[0]["provenance"],
+    }
+    facts["theta_sha256"] = facts["theta_sha256"] or "none, not the rule"
+    found.append(facts)
+  return found
+
+
+def _splits(rows: Sequence[Row]) -> list[tuple[str, str, str, int]]:
+  found = {}
+  for row in rows:
+    data, seed = row["identity"]["data"], row["identity"]["seed"]
+    found[comparison.data_label(row), data["train_split"], data["test_split"], seed] = None
+  return list(found)

@@ -133,6 +133,7 @@ class Setting:
     draws: labelled draws for each base model.
     examples_per_class: labelled examples of a class in a draw; as many again are predicted.
     seed: of everything random.
+    layers: whether the features of every layer are probed too, of the rule and untrained.
   """
 
   data: Data
@@ -147,6 +148,7 @@ class Setting:
   draws: int = 20
   examples_per_class: int = 10
   seed: int = 0
+  layers: bool = False
 
   def __post_init__(self):
     object.__setattr__(self, "steps", tuple(self.steps))

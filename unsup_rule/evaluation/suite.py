@@ -28,7 +28,7 @@ _AXES = {
   "batch_sizes": "batch_size",
 }
 _PROTOCOL = 2  # raise it when rows of results get other columns or numbers
-_SCALARS = ("n_outputs", "steps", "seeds", "draws", "examples_per_class", "seed")
+_SCALARS = ("n_outputs", "steps", "seeds", "draws", "examples_per_class", "seed", "layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Suite:
     methods: "rule", keys of `BASELINES`, and names of `optimizers`.
     data: data sets, each a name or a dictionary of `Data`'s attributes.
     widths, hidden_layers, nonlinearities, permute, batch_sizes: lists, see `Setting`.
-    n_outputs, steps, seeds, draws, examples_per_class, seed: see `Setting`.
-    grids: each a dictionary of any of the attributes from `methods` to `seed` that it changes; the
-      suite is the union of the grids.
+    n_outputs, steps, seeds, draws, examples_per_class, seed, layers: see `Setting`.
+    grids: each a dictionary of any of the attributes from `methods` to `layers` that it changes;
+      the suite is the union of the grids.
     optimizers: optimizers of learned_optimization by name.
   """
 
@@ -122,6 +122,7 @@ class Suite:
   draws: int = 20
   examples_per_class: int = 10
   seed: int = 0
+  layers: bool = False
   grids: Sequence[Mapping[str, Any]] = ({},)
   optimizers: Mapping[str, Optimizer] = dataclasses.field(default_factory=dict)
 

@@ -8,8 +8,7 @@ import sys
 from learned_optimization.learned_optimizers import base as lopt_base
 
 from unsup_rule import storage
-from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta.options import HeldoutFn
+from unsup_rule.meta.options import HeldoutFn, measured
 
 
 def is_current(folder: str | os.PathLike, outer_steps: int) -> bool:
@@ -44,14 +43,8 @@ def write(
   if heldout_fn is not None:
     for when, values in (("before", initial_theta), ("after", theta)):
       print(f"measuring held-out accuracy {when} meta-training", file=sys.stderr, flush=True)
-      measured = {name: float(value) for name, value in heldout_fn(lopt, values).items()}
-      missing = {"accuracy", "standard_error"} - set(measured)
-      if missing:
-        raise UnsupRuleError(
-          f"trainer.heldout_fn returned no '{min(missing)}'; it must return "
-          "accuracy and standard_error"
-        )
-      content |= {f"heldout_{name}_{when}": value for name, value in measured.items()}
+      found = measured("heldout_fn", heldout_fn, lopt, values)
+      content |= {f"heldout_{name}_{when}": value for name, value in found.items()}
     content["standard_error"] = content["heldout_standard_error_after"]
   content |= {
     "outer_steps": outer_steps,

@@ -69,14 +69,25 @@ class Episodes:
   permutation: np.ndarray
 
 
-def draw(dataset: Dataset, setting: Setting, index: int) -> tuple[Episodes, np.ndarray]:
+TEST, VALIDATION = 2, 4  # streams of random numbers that episodes are drawn by
+
+
+def draw(
+  dataset: Dataset, setting: Setting, index: int, stream: int = TEST
+) -> tuple[Episodes, np.ndarray]:
   """Draws seed number `index`'s examples, the same for every method.
+
+  Args:
+    dataset: what to draw from.
+    setting: how.
+    index: of the seed.
+    stream: `TEST` for what results are measured on, `VALIDATION` for what choices are made by.
 
   Returns:
     The episodes, and the classes of the query half [D, K], which are for `accuracy` alone.
   """
   dataset.require_per_class(2 * setting.examples_per_class)
-  random = np.random.default_rng([setting.seed, index, 2])
+  random = np.random.default_rng([setting.seed, index, stream])
   n, each = dataset.n_classes, setting.examples_per_class
   rows_DxE = np.empty((setting.draws, 2 * n * each), np.int64)
   for rows_E in rows_DxE:

@@ -30,6 +30,8 @@ class Snapshot(NamedTuple):
     predictions_DxK: classes of the query half as the method itself predicts them, or None.
     objective: mean loss of the method on the drawn inputs, or None if it has none.
     inside: arrays for figures, by name; empty for most.
+    layers: features [D, E, units] of each layer of the base model, by name, if the setting asks for
+      them: "1 pre" before the nonlinearity of the first layer, "1" after it.
   """
 
   step: int
@@ -37,6 +39,7 @@ class Snapshot(NamedTuple):
   predictions_DxK: np.ndarray | None = None
   objective: float | None = None
   inside: dict[str, np.ndarray] = {}  # noqa: RUF012  (a tuple's default, never changed)
+  layers: dict[str, np.ndarray] = {}  # noqa: RUF012
 
 
 SHOWN_EXAMPLES = 1000  # drawn examples whose embedding figures show

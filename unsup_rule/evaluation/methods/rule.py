@@ -63,7 +63,8 @@ class Rule:
         params = programs.train(rule, mlp, params, done, rows, batches, lambda count: None)
         features_DxExF = np.asarray(_features(mlp, params, episodes.x_DxExP))
         inside = _inside(params, features_DxExF) if index == 0 else {}
-        yield base.Snapshot(step, features_DxExF, inside=inside)
+        layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
+        yield base.Snapshot(step, features_DxExF, inside=inside, layers=layers)
         done = step
 
     return fit
@@ -88,7 +89,8 @@ class Untrained:
 
     def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
       params = _initial(mlp, base.seed_keys(setting, index)[0])
-      yield base.Snapshot(0, np.asarray(_features(mlp, params, episodes.x_DxExP)))
+      layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
+      yield base.Snapshot(0, np.asarray(_features(mlp, params, episodes.x_DxExP)), layers=layers)
 
     return fit
 
@@ -104,6 +106,24 @@ _initial = jax.jit(MLP.init, static_argnums=0)
 def _features(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
   """The embedding of each draw's examples, normalised by their own statistics."""
   return jax.lax.map(lambda x_ExP: mlp.features(params, x_ExP), x_DxExP)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _signals(mlp: MLP, params: Params, x_DxExP: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+  """z and x [D, E, units] of each layer, from the bottom."""
+
+  def one(x_ExP: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    return [(layer.z, layer.x) for layer in mlp.apply(params, x_ExP).layers]
+
+  return jax.lax.map(one, x_DxExP)
+
+
+def _layers(mlp: MLP, params: Params, x_DxExP: np.ndarray) -> dict[str, np.ndarray]:
+  """Features of every layer, before and after its nonlinearity."""
+  found: dict[str, np.ndarray] = {}
+  for number, (z, x) in enumerate(_signals(mlp, params, x_DxExP), start=1):
+    found |= {f"{number} pre": np.asarray(z), f"{number}": np.asarray(x)}
+  return found
 
 
 def _numbers(key: jax.Array, setting: Setting, n_examples: int) -> jax.Array:

@@ -73,7 +73,7 @@ class Supervised:
       output = dense_init(output_key, (mlp.n_outputs, episodes.n_ways))
       params = {"base": mlp.init(init_key), "output": output}
       start = (params, optimizer.init(params))
-      states = jax.tree.map(lambda leaf: jnp.stack([leaf] * setting.draws), start)
+      states = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(episodes.x_DxExP)), start)
       x_DxExP, labels_DxK = jnp.asarray(episodes.x_DxExP), jnp.asarray(episodes.labels_DxK)
       done = 0
       for step in self.steps:

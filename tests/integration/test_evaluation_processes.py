@@ -1,0 +1,83 @@
+"""Cells in worker processes: the same digits, caches, deaths, interruption."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from evaluation_helpers import rule_folder
+
+SMALL = (
+  "evaluate.n_outputs=8",
+  "evaluate.widths=(12,)",
+  "evaluate.hidden_layers=(1,)",
+  "evaluate.batch_sizes=(16,)",
+  "evaluate.steps=(0, 2)",
+  "evaluate.seeds=2",
+  "evaluate.draws=2",
+  "evaluate.methods=('rule', 'untrained', 'inputs', 'kmeans')",
+)
+
+
+def command(out, count, rule, *more):
+  bindings = [f"--gin_bindings={binding}" for binding in (*SMALL, *more)]
+  flags = [f"--out={out}", f"--processes={count}", f"--rule={rule}"]
+  return [sys.executable, "-m", "unsup_rule", "evaluate", *flags, *bindings]
+
+
+def lines(out):
+  return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def numbers(out):
+  """results.csv without what differs from run to run."""
+  with open(out / "results.csv", newline="") as stream:
+    rows = list(csv.DictReader(stream))
+  return [{k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")} for row in rows]
+
+
+@pytest.mark.slow
+def test_one_process_or_two_give_the_same_digits_and_only_a_new_rule_is_measured(tmp_path):
+  rule = rule_folder(tmp_path / "rule")
+  for count in (1, 2):
+    subprocess.run(command(tmp_path / str(count), count, rule), check=True)
+  assert numbers(tmp_path / "1") == numbers(tmp_path / "2")
+
+  other = rule_folder(tmp_path / "other", learning_rate=1e-2)
+  before = lines(tmp_path / "2")
+  subprocess.run(command(tmp_path / "2", 2, other), check=True)
+  new = lines(tmp_path / "2")[len(before) :]
+  assert [row["method"] for row in new] == ["rule"]
+  assert new[0]["measurements"] != next(r for r in before if r["method"] == "rule")["measurements"]
+
+
+def children(pid):
+  found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+  return [int(word) for word in found.stdout.split()]
+
+
+def alive(pid):
+  try:
+    return "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]
+  except OSError:
+    return False
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_and_keeps_what_is_done(tmp_path):
+  asked = command(tmp_path / "out", 2, rule_folder(tmp_path / "rule"), "evaluate.seeds=500")
+  process = subprocess.Popen(asked, stderr=subprocess.DEVNULL, env=os.environ)
+  deadline = time.monotonic() + 120
+  while time.monotonic() < deadline and len(children(process.pid)) < 3:  # and a tracker
+    time.sleep(0.1)
+  workers = children(process.pid)
+  time.sleep(3)
+  process.send_signal(signal.SIGINT)
+  assert process.wait(timeout=60) == 130
+  time.sleep(0.5)
+  assert not [pid for pid in workers if alive(pid)]
