@@ -20,7 +20,6 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import compilation, cores
 from unsup_rule.meta import gin_files
 
-
 _CONFIG: Any = jax.config
 
 
