@@ -21,12 +21,25 @@ _MOST_BYTES = 1_300_000_000
 
 
 # Modules that take longest, which begin first, so that no worker is left with one at the end.
-_LONGEST = ("test_golden", "test_evaluation_protocol", "test_rule", "test_learned_optimizer")
+_LONGEST = (
+  "test_golden",
+  "test_rule",
+  "test_learned_optimizer",
+  "test_evaluation_protocol",
+  "test_composition",
+  "test_groups",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Longest modules first; the order within a module stays."""
   items.sort(key=lambda item: item.path.stem not in _LONGEST)
+
+
+def pytest_collection_finish() -> None:
+  """What is imported stays; tracing makes many short-lived objects, which go without haste."""
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_unconfigure() -> None:
@@ -51,15 +64,18 @@ def _resident_bytes() -> int:
     return 0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_program_outlives_its_module() -> Iterator[None]:
-  yield
+@pytest.fixture(scope="module")
+def little_memory() -> None:
+  """For a module of which a test fills much of it at once."""
   _drop_programs()
 
 
 @pytest.fixture(autouse=True)
 def _bounded_memory() -> Iterator[None]:
-  """In a module that compiles much, they go earlier, and are read from disk when needed again."""
+  """Tests share programs, also those of other modules, until these occupy too much.
+
+  Large ones are read from disk when they are needed again.
+  """
   yield
   if _resident_bytes() > _MOST_BYTES:
     _drop_programs()

@@ -90,10 +90,33 @@ def write_text(path: str | os.PathLike, content: str) -> None:
   write_bytes(path, content.encode())
 
 
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+  """A path that a person gave, with a leading tilde read as the home folder.
+
+  Raises:
+    UnsupRuleError: there is no home folder.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise UnsupRuleError(
+      f"{path}: this user has no home folder; set HOME, or give the whole path"
+    ) from error
+
+
 def cache_folder() -> pathlib.Path:
-  """$UNSUP_RULE_CACHE, or ~/.cache/unsup_rule."""
-  folder = os.environ.get("UNSUP_RULE_CACHE") or "~/.cache/unsup_rule"
-  return pathlib.Path(folder).expanduser()
+  """$UNSUP_RULE_CACHE, or ~/.cache/unsup_rule, or where there is no home a temporary folder."""
+  if folder := os.environ.get("UNSUP_RULE_CACHE"):
+    return expanded(folder)
+  try:
+    return expanded("~/.cache/unsup_rule")
+  except UnsupRuleError:
+    return pathlib.Path(tempfile.gettempdir()) / f"unsup_rule-{user_number()}"
+
+
+def user_number() -> int:
+  """The user's number, 0 where users have none."""
+  return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def private_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -105,7 +128,7 @@ def private_folder(path: str | os.PathLike) -> pathlib.Path:
   folder = pathlib.Path(path)
   try:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+    if folder.stat().st_uid != user_number() or folder.is_symlink():
       raise UnsupRuleError(f"{folder} belongs to another user; remove it or choose another folder")
     folder.chmod(0o700)
   except OSError as error:

@@ -1,5 +1,7 @@
 """The rule's change as the gradient of another optimizer."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.optimizers import base as opt_base
+from rule_helpers import SMALLEST, drawn_weights
 
 import unsup_rule
 from unsup_rule.cli import main as cli
@@ -16,15 +19,7 @@ from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.rule.mlp import MLP
 
 KEY = jax.random.PRNGKey(0)
-SIZES = {
-  "output_size": 4,
-  "top_delta_size": 3,
-  "top_delta_layers": 0,
-  "compute_h_size": 5,
-  "compute_h_layers": 0,
-  "delta_dim": 3,
-  "num_grad_channels": 2,
-}
+SIZES = dataclasses.asdict(SMALLEST)
 MODEL = MLP(9, (5,), 4)
 
 # HEAD has moved the hand-made ones.
@@ -34,32 +29,41 @@ else:
   optax_opts = opt_base
 
 
+BATCHES = np.random.default_rng(3).uniform(size=(2, 6, 9)).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
-def theta():
+def theta(smallest_theta):
   """With noise, so that no bias or offset is zero."""
-  rng = np.random.default_rng(0)
-  drawn = UnsupervisedRule(**SIZES).init(KEY)
-  return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), drawn)
+  return smallest_theta
 
 
-def trained(optimizer, steps=2, **update):
-  """phi before, after each step, and each step's gradient old + change by the bare rule."""
-  step = jax.jit(lambda s, a: optimizer.update(s, model_state=a, **update))
-  state = optimizer.init(MODEL.init(KEY), num_steps=steps)
+def trained(optimizer, **update):
+  """phi before and after each step."""
+
+  @jax.jit
+  def step(state, x):
+    activations = MODEL.apply(optimizer.get_params(state), x)
+    return optimizer.update(state, model_state=activations, **update)
+
+  state = optimizer.init(drawn_weights(MODEL, 0), num_steps=len(BATCHES))
   seen = [optimizer.get_params(state)]
-  for i in range(steps):
-    x = jax.random.uniform(jax.random.fold_in(KEY, i), (6, 9))
-    state = step(state, MODEL.apply(seen[-1], x))
+  for x in BATCHES:
+    state = step(state, x)
     seen.append(optimizer.get_params(state))
   return seen
 
 
+@jax.jit
+def gradient(theta, phi, x):
+  """old + change, from the bare rule."""
+  change = UnsupervisedRule(**SIZES).opt_fn(theta).change(phi, MODEL.apply(phi, x))
+  return jax.tree.map(jnp.add, phi, change)
+
+
 def gradients(theta, seen):
-  """old + change at each phi of `seen` but the last, from the bare rule."""
-  rule = UnsupervisedRule(**SIZES).opt_fn(theta)
-  for i, phi in enumerate(seen[:-1]):
-    x = jax.random.uniform(jax.random.fold_in(KEY, i), (6, 9))
-    yield jax.tree.map(jnp.add, phi, jax.jit(rule.change)(phi, MODEL.apply(phi, x)))
+  """old + change at each phi of `seen` but the last."""
+  return [gradient(theta, phi, x) for phi, x in zip(seen[:-1], BATCHES, strict=True)]
 
 
 def assert_close(a, b, **tolerance):
@@ -85,7 +89,7 @@ def test_momentum_remembers_the_changes_before(theta):
 
 def test_adam_gets_old_plus_change(theta):
   rule = UnsupervisedRule(**SIZES, inner_optimizer=lopt_base.LearnableAdam(initial_lr=0.05))
-  composed = {"rule": theta, "step": rule.init(KEY)["step"]}
+  composed = {"rule": theta, "step": rule.inner_optimizer.init(KEY)}
   seen = trained(rule.opt_fn(composed))
   reference = optax.adam(0.05, eps_root=1e-8)
   phi, state = seen[0], reference.init(seen[0])
@@ -103,17 +107,17 @@ def test_a_hand_made_step_leaves_theta_as_it_is():
   jax.tree.map(np.testing.assert_array_equal, plain.init(KEY), composed.init(KEY))
 
 
-def test_a_learned_step_is_meta_trained_along():
+def test_a_learned_step_is_meta_trained_along(theta):
   rule = UnsupervisedRule(**SIZES, inner_optimizer=lopt_base.LearnableAdam(initial_lr=0.05))
-  theta = rule.init(KEY)
-  assert set(theta) == {"rule", "step"}
-  x = jax.random.uniform(KEY, (6, 9))
+  assert set(rule.init(KEY)) == {"rule", "step"}
+  composed = {"rule": theta, "step": rule.inner_optimizer.init(KEY)}
+  x = BATCHES[0]
 
   @jax.jit
   @jax.grad
   def meta_gradient(theta):
     optimizer = rule.opt_fn(theta)
-    state = optimizer.init(MODEL.init(KEY), num_steps=2)
+    state = optimizer.init(drawn_weights(MODEL, 0), num_steps=2)
 
     def step(state, _):
       activations = MODEL.apply(optimizer.get_params(state), x)
@@ -122,9 +126,9 @@ def test_a_learned_step_is_meta_trained_along():
     state, _ = jax.lax.scan(step, state, length=2)
     return jnp.sum(jnp.square(MODEL.features(optimizer.get_params(state), x)))
 
-  gradient = meta_gradient(theta)
+  found = meta_gradient(composed)
   for part in ("rule", "step"):
-    leaves = jax.tree.leaves(gradient[part])
+    leaves = jax.tree.leaves(found[part])
     assert all(np.isfinite(leaf).all() for leaf in leaves)
     assert any(np.any(leaf) for leaf in leaves), part
 

@@ -8,6 +8,7 @@ from unsup_rule.meta import gin_files, settings
 from unsup_rule.meta.training_run import MetaTrainingRun
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.rule.mlp import MLP
+from unsup_rule.rule.theta import abstract, nested
 
 _SMALL_RULE = {"top_delta_size": 4, "compute_h_size": 4, "delta_dim": 4, "num_grad_channels": 2}
 _BINDINGS = """
@@ -61,10 +62,10 @@ def _task_params(run):
   return run.estimators[0].unroll_state.task_param
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_program_does_not_grow_with_depth(gradient):
-  rule = UnsupervisedRule(**_SMALL_RULE, output_size=6)
-  theta = rule.init(jax.random.PRNGKey(0))
+  rule = UnsupervisedRule(**_SMALL_RULE, output_size=6, top_delta_layers=0, compute_h_layers=0)
+  theta = nested(abstract(rule.sizes))
 
   def size(depth):
     mlp = MLP(9, (4,) * depth, 6)  # Parameters of all depths are drawn in one length.

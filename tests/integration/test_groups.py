@@ -84,11 +84,15 @@ np.savez(OUT, *found)
 RULE = (
   SETTING
   + """
+import dataclasses
 from benchmarks.cases import Case
+from rule_helpers import SMALLEST
+from unsup_rule.plugin.rule import UnsupervisedRule
+from unsup_rule.plugin.task import MLPTaskFamily
 
-case = Case(side=3, hidden=(), channels=3, delta=2, batch=4)
-rule = case.rule()
-estimator = estimators.truncated_grad(case.family, rule, SCHEDULE, num_tasks=2, unroll_length=4)
+family = MLPTaskFamily(Case(side=3, batch=4).family.sampler, (), SMALLEST.output_size)
+rule = UnsupervisedRule(**dataclasses.asdict(SMALLEST), learning_rate=1e-3)
+estimator = estimators.truncated_grad(family, rule, SCHEDULE, num_tasks=2, unroll_length=4)
 weights = weights_of(rule)
 state = estimator.init_worker_state(weights, KEY)
 assert (estimator.n_groups, estimator.n_devices) == (2, 2)

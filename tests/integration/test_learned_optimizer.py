@@ -1,5 +1,7 @@
 """The rule and its task behind the library's own interfaces, with the library's own helpers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import gradient_learner, truncation_schedule
 from learned_optimization.outer_trainers import test_utils as trainer_test_utils
 from learned_optimization.tasks import test_utils as task_test_utils
+from rule_helpers import SMALLEST, drawn_weights
 
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
@@ -45,25 +48,13 @@ def task(family):
 
 @pytest.fixture(scope="module")
 def rule():
-  return UnsupervisedRule(
-    output_size=4,
-    top_delta_size=3,
-    top_delta_layers=0,
-    compute_h_size=5,
-    compute_h_layers=0,
-    delta_dim=3,
-    num_grad_channels=2,
-    learning_rate=0.3,
-  )
+  return UnsupervisedRule(**dataclasses.asdict(SMALLEST), learning_rate=0.3)
 
 
 @pytest.fixture(scope="module")
-def theta(rule):
+def theta(smallest_theta):
   """With noise, so that no bias or offset is zero."""
-  rng = np.random.default_rng(0)
-  return jax.tree_util.tree_map(
-    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), rule.init(KEY)
-  )
+  return smallest_theta
 
 
 def inner_step(task, optimizer):
@@ -117,22 +108,29 @@ def test_the_library_can_summarise_inner_parameters(task):
 
 
 def test_loss_is_the_probe_on_labels_and_activations_are_of_the_unlabelled_batch(task):
-  params = task.init(KEY)
-  loss, activations = task.loss_with_state(params, None, KEY)
-  np.testing.assert_array_equal(activations.x_0, task.unlabelled(KEY)["x"])
-  np.testing.assert_array_equal(loss, task.loss(params, KEY))
-  meta_loss, state, aux = task.loss_with_state_and_aux(params, activations, KEY)
-  assert meta_loss == loss == aux["loss"]
-  assert state is activations
+  params = drawn_weights(task.mlp, 0)
+  loss, activations = jax.jit(task.loss_with_state)(params, None, KEY)
+  np.testing.assert_array_equal(activations.x_0, jax.jit(task.unlabelled)(KEY)["x"])
+  loss_of = jax.jit(task.loss)
+  np.testing.assert_array_equal(loss, loss_of(params, KEY))
+
+  @jax.jit
+  def with_aux(params, activations):
+    loss, state, aux = task.loss_with_state_and_aux(params, activations, KEY)
+    assert state is activations
+    return loss, aux["loss"]
+
+  meta_loss, told = with_aux(params, activations)
+  assert meta_loss == loss == told
   # Data from outside takes the place of what is drawn.
-  drawn = task.labelled(jax.random.PRNGKey(1))
+  drawn = jax.jit(task.labelled)(jax.random.PRNGKey(1))
   other = dict(zip(("probe_x", "train", "test"), drawn, strict=True))
-  assert task.loss(params, KEY, other) == task.loss(params, jax.random.PRNGKey(1))
+  assert loss_of(params, KEY, other) == loss_of(params, jax.random.PRNGKey(1))
 
 
 def test_embedding_of_another_width(rule, theta, family):
   wide = MLPTaskFamily(family.sampler, (5,), 6)
-  params = jax.jit(lambda key: wide.task_fn(wide.sample(key)).init(key))(KEY)
+  params = drawn_weights(wide.mlp, 0)
   message = "the embedding has 6 units but this theta was made for 4; use n_outputs=4"
   with pytest.raises(UnsupRuleError, match=message):
     rule.opt_fn(theta).init(params)
@@ -148,8 +146,8 @@ def test_no_activations(model_state, rule, theta, task):
 
 def test_activations_of_another_model(rule, theta, task):
   optimizer, other = rule.opt_fn(theta), MLP(9, (6,), 4)
-  params = task.init(KEY)
-  activations = other.apply(other.init(KEY), jnp.ones((8, 9)))
+  params = drawn_weights(task.mlp, 0)
+  activations = jax.jit(other.apply)(drawn_weights(other, 0), jnp.ones((8, 9)))
   with pytest.raises(AssertionError, match=r"shape"):
     optimizer.update(optimizer.init(params), model_state=activations)
   with pytest.raises(UnsupRuleError, match=r"two architectures; pass MLP\.apply"):
@@ -256,20 +254,23 @@ def test_mlp_lopt_trains_the_task(task):
   model_state = task.init_with_state(KEY)[1]
   params = jax.jit(task.init)(KEY)
 
-  @jax.jit
   @jax.value_and_grad
   def last_loss(theta):
     optimizer = WithoutState(lopt.opt_fn(theta), model_state)
     state = optimizer.init(params, None, num_steps=5)
     return jax.lax.scan(inner_step(task, optimizer), state, jnp.stack([KEY] * 6))[1][-1]
 
-  theta = lopt.init(KEY)
-  for _ in range(40):
-    _, gradient = last_loss(theta)
-    theta = jax.tree_util.tree_map(
+  @jax.jit
+  def descend(theta):
+    loss, gradient = last_loss(theta)
+    return loss, jax.tree_util.tree_map(
       lambda x, g: x - 0.03 * g / (1e-12 + jnp.sqrt(jnp.sum(g * g))), theta, gradient
     )
-  assert last_loss(theta)[0] < task.loss(params, KEY) - 0.02
+
+  theta = jax.jit(lopt.init)(KEY)
+  for _ in range(41):
+    loss, theta = descend(theta)  # The loss before the step.
+  assert loss < jax.jit(task.loss)(params, KEY) - 0.02
 
 
 SCHEDULE = truncation_schedule.ConstantTruncationSchedule(4)

@@ -93,13 +93,13 @@ def test_ridge_agrees_with_the_meta_objective():
 def test_separable_classes_are_told_apart_and_shuffled_labels_give_chance(name, blob_data):
   method = QUICK[name]()
   blob_data["test"] = blobs("test", each=100)
-  right = measured(method, seeds=3, draws=10)[-1]
+  right = measured(method, seeds=2, draws=8)[-1]
   blob_data["test"] = blobs("test", each=100, labels_seed=5)
-  shuffled = measured(method, seeds=3, draws=10)[-1]
+  shuffled = measured(method, seeds=2, draws=8)[-1]
   assert right["cv"]
   for probe in [r for r in fewshot.PROBES if right[r]]:
     assert np.mean(right[probe]) > 0.9
-    # 1,200 predictions: a standard deviation of 0.0125 about chance.
+    # 640 predictions: a standard deviation of 0.017 about chance.
     assert abs(np.mean(shuffled[probe]) - 0.25) < 0.05
 
 

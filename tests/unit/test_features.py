@@ -1,5 +1,6 @@
 """`UnsupervisedFeatures` as scikit-learn's users meet it."""
 
+import copy
 import dataclasses
 import pickle
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from evaluation_helpers import SIZES
 from rule_helpers import drawn_theta, drawn_weights
+from scipy import sparse
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -19,6 +22,7 @@ import unsup_rule
 from unsup_rule import UnsupervisedFeatures
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.features import frozen, programs
+from unsup_rule.features.rows import Sample, check_size
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.weights.archive import Archive, Use
@@ -183,7 +187,8 @@ def test_partial_fit_goes_on(rule, data):
   assert np.abs(model.params_.stacks[0].w - before).max() > 0
   np.testing.assert_allclose(model.scaler_.mean_, X.mean(0), rtol=1e-6)
   few = make(rule).partial_fit(X[:5])
-  assert few.n_steps_ == 1
+  assert few.n_steps_ == 0  # They wait for a batch.
+  assert few.partial_fit(X[5:16]).n_steps_ == 1
   model.fit(X)
   assert model.n_steps_ == 10
 
@@ -241,16 +246,141 @@ def test_progress_bar_only_on_request(rule, data, capsys):
   [
     ({"n_features": 5}, "n_features is 5, but rule 'small' is made for 8; use n_features=8, or"),
     ({"rule": "none-such"}, "no rule 'none-such'; known are"),
-    ({"steps": -1}, "steps is -1; give 0 or more"),
-    ({"batch_size": 1}, "batch_size is 1; the rule needs 2 or more"),
-    ({"hidden": (0,)}, "must all be at least 1"),
-    ({"nonlinearity": "gelu"}, "unknown nonlinearity 'gelu'"),
+    ({"steps": -1}, r"'steps' .* must be an int in the range \[0, inf\) or None. Got -1"),
+    ({"steps": 5.0}, r"'steps' .* must be an int in the range \[0, inf\) or None. Got 5.0"),
+    ({"batch_size": 1}, r"'batch_size' .* in the range \[2, inf\) or None. Got 1"),
+    ({"batch_size": "auto"}, r"'batch_size' .* in the range \[2, inf\) or None. Got 'auto'"),
+    ({"hidden": (0,)}, r"hidden is \(0,\); give whole numbers of units, from 1 up"),
+    ({"hidden": (48.7,)}, r"hidden is \(48.7,\); give whole numbers"),
+    ({"hidden": "48"}, "'hidden' .* must be .* Got '48'"),
+    ({"nonlinearity": "gelu"}, "'nonlinearity' .* must be a str among .* Got 'gelu'"),
+    ({"standardize": "yes"}, "'standardize' .* must be .* Got 'yes'"),
   ],
 )
-def test_bad_parameters(rule, data, settings, message):
-  with pytest.raises(UnsupRuleError, match=message) as caught:
-    make(rule, **settings).fit(data[0])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_bad_parameters(rule, data, settings, message, method):
+  with pytest.raises(ValueError, match=message) as caught:
+    getattr(make(rule, **settings), method)(data[0])
   assert "\n" not in str(caught.value)
+
+
+def test_a_number_is_one_hidden_layer(rule, data):
+  assert make(rule, hidden=6, steps=1).fit(data[0]).mlp_.hidden == (6,)
+
+
+def _all_of(model):
+  return pickle.dumps(sorted(vars(model).items()))
+
+
+def test_a_call_that_fails_changes_nothing(rule, data, fitted, monkeypatch):
+  X = data[0]
+  new = make(rule, steps=-1)
+  with pytest.raises(ValueError, match="steps"):
+    new.fit(X)
+  with pytest.raises(NotFittedError):
+    new.transform(X)
+  model = copy.deepcopy(fitted).partial_fit(X[:20])
+  before, embedded = _all_of(model), model.transform(X)
+  for call in (model.fit, model.partial_fit):
+    for bad in (X[:, :3] * np.inf, X[:0], np.full(X.shape, "a")):
+      with pytest.raises(ValueError, match=r"inf|sample|str|convert"):
+        call(bad)
+    with monkeypatch.context() as patch:
+      patch.setattr(programs, "freeze", _interrupted)
+      with pytest.raises(KeyboardInterrupt):
+        call(X + 1)
+  with pytest.raises(ValueError, match="12 features"):
+    model.partial_fit(X[:, :3])
+  assert _all_of(model) == before
+  np.testing.assert_array_equal(model.transform(X), embedded)
+
+
+def _interrupted(*unused):
+  raise KeyboardInterrupt
+
+
+def test_what_was_fitted_is_fitted(rule, data):
+  model = make(rule, steps=2).fit(data[0])
+  before = model.transform(data[0])
+  model.set_params(n_features=5, nonlinearity="tanh", hidden=(3,), standardize=False)
+  np.testing.assert_array_equal(model.transform(data[0]), before)
+  assert len(model.get_feature_names_out()) == 8
+  assert model.partial_fit(data[0]).transform(data[0]).shape == (90, 8)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_it_does_not_matter_how_rows_are_cut_into_calls(rule, data, standardize):
+  X = np.random.default_rng(1).uniform(size=(300, 20))
+  whole = make(rule, standardize=standardize).partial_fit(X)
+  for sizes in ([298, 2], [2] * 150, [2, 298], [7, 100, 1, 192]):
+    model, start = make(rule, standardize=standardize), 0
+    for size in sizes:
+      model.partial_fit(X[start : start + size])
+      start += size
+    assert model.n_steps_ == whole.n_steps_ == 300 // 16
+    np.testing.assert_allclose(model.transform(X), whole.transform(X), rtol=1e-3, atol=1e-4)
+
+
+def test_two_equal_rows_at_the_end_do_no_harm(rule):
+  X = np.random.default_rng(1).uniform(size=(300, 20))
+  model = make(rule).partial_fit(X[:298])
+  before = model.transform(X)
+  model.partial_fit(X[[5, 5]])
+  np.testing.assert_allclose(model.transform(X), before, atol=0.05 * np.abs(before).max())
+
+
+def test_the_sample_is_of_all_rows_alike(rule):
+  rows = np.arange(20_000.0)[:, None]
+  random, parts = np.random.RandomState(0), Sample(1)
+  for start in range(0, 20_000, 3_000):
+    parts.add(rows[start : start + 3_000], random)
+  whole = Sample(1)
+  whole.add(rows, np.random.RandomState(0))
+  np.testing.assert_array_equal(parts.rows, whole.rows)
+  assert (parts.n_seen, len(np.unique(parts.rows))) == (20_000, 4_096)
+  # A fifth each, give or take four standard deviations.
+  assert abs(np.histogram(parts.rows, 5)[0] - 819.2).max() < 4 * 25.6
+
+
+@pytest.mark.parametrize(
+  ("spoil", "message"),
+  [
+    (
+      lambda X: np.where(np.arange(240).reshape(X.shape) == 15, 9.97e36, X),
+      r"column 3 .*9.97e\+36",
+    ),
+    (lambda X: X * 1e30, r"column \d+ holds .*e\+29, too large"),
+  ],
+)
+def test_values_too_large_are_named(rule, spoil, message):
+  X = np.random.default_rng(1).uniform(size=(20, 12))
+  model = make(rule, standardize=False, steps=2)
+  for call in (model.fit, model.partial_fit, model.fit(X).transform):
+    with pytest.raises(UnsupRuleError, match=message) as caught:
+      call(spoil(X))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_too_large_in_transform_alone_is_named(rule, data):
+  model = make(rule, steps=2).fit(data[0])
+  far = data[0].copy()
+  far[7, 4] = 1e39
+  with pytest.raises(UnsupRuleError, match=r"column 4 holds 1e\+39, too large"):
+    model.transform(far)
+  with pytest.raises(UnsupRuleError, match=r"column 'c4' holds 1e\+39"):
+    check_size(far, far, [f"c{i}" for i in range(12)])
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix])
+def test_sparse_is_dense(rule, kind, standardize):
+  X = np.random.default_rng(1).poisson(0.3, size=(90, 12)).astype(float)
+  expected = make(rule, steps=3, standardize=standardize).fit(X)
+  found = make(rule, steps=3, standardize=standardize).fit(kind(X))
+  np.testing.assert_array_equal(found.transform(kind(X)), expected.transform(X))
+  parts = make(rule, standardize=standardize).partial_fit(kind(X[:50])).partial_fit(kind(X[50:]))
+  whole = make(rule, standardize=standardize).partial_fit(X)
+  np.testing.assert_allclose(parts.transform(X), whole.transform(X), rtol=1e-3, atol=1e-4)
 
 
 def test_weights_that_diverge_are_an_error(rule, data):

@@ -1,4 +1,4 @@
-"""Every array of every recording of the authors' program, with and without jit."""
+"""Every array of every recording of the authors' program."""
 
 import os
 import subprocess
@@ -8,75 +8,55 @@ import jax
 import numpy as np
 import pytest
 from folders import GOLDEN
+from golden_helpers import UPDATES, check, check_gradient, check_update, golden
 
 from unsup_rule.cli.main import main
-from unsup_rule.cli.verify import read_arrays
 from unsup_rule.reference import trace
 
-UPDATES = ["small_identical", "small_separate", "default"]
+
+# First, so that the tests after it find their programs.
+@pytest.mark.parametrize("name", [*UPDATES, "small_separate_grads", "linreg"])
+def test_command(name, capsys, strict):
+  assert main(["verify", str(GOLDEN / f"{name}.npz")]) == 0
+  assert "FAILED" not in capsys.readouterr().out
 
 
-@pytest.fixture(scope="module")
-def golden():
-  return lambda name: read_arrays(GOLDEN / f"{name}.npz")
+def test_scanned_layers_equal_unrolled_ones(strict):
+  """A capture unrolls stacked layers; without one they are scanned."""
+  case = trace.read_case(golden("default"))
+  assert [stack.count for stack in case.mlp.stacks] == [1, 2, 1]
+  inputs = (case.theta, case.phi, case.batches[0])
+
+  @jax.jit
+  def unrolled(*inputs):
+    with trace.capturing():
+      return case.step(*inputs)[1]
+
+  scanned = jax.jit(case.step)(*inputs)[1]
+  for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(unrolled(*inputs)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
-def check(expected, actual):
-  missing = [key for key in expected if not trace.is_input(key) and key not in actual]
-  assert not missing
-  failed = [c for c in trace.compare(expected, actual) if not c.passed]
-  assert not failed
+@pytest.mark.parametrize("name", UPDATES)
+def test_update(name, strict):
+  check_update(golden(name), jit=True)
 
 
-# Operation by operation: hundreds of programs, so the largest in `make test-slow`.
-@pytest.mark.parametrize(
-  ("name", "jit"),
-  [
-    *[pytest.param(name, True, id=f"{name}-jit") for name in UPDATES],
-    *[pytest.param(name, False, id=f"{name}-eager") for name in UPDATES[:2]],
-    pytest.param("default", False, id="default-eager", marks=pytest.mark.slow),
-  ],
-)
-def test_update(golden, name, jit, strict):
-  expected = golden(name)
-  actual = trace.recompute_update(expected, jit=jit)
-  check(expected, actual)
-  # The learned part of the change is 2% of it: the rest is -w/7 (docs/rule.md, 7).
-  for key in (key for key in expected if key.startswith("change_w/")):
-    np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=5e-7, err_msg=key)
+def test_gradient(strict):
+  check_gradient(golden("small_separate_grads"), golden("small_separate"), jit=True)
 
 
-@pytest.mark.parametrize(
-  "jit", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["jit", "eager"]
-)
-def test_gradient(golden, jit, strict):
-  expected = golden("small_separate_grads")
-  actual = trace.recompute_gradient(expected, golden("small_separate"), jit=jit)
-  check(expected, actual)
-  for key, value in actual.items():
-    # Biases before a batch norm have no gradient but rounding, which ours leaves out.
-    scale = max(float(np.abs(expected[key]).max()), 1e-3)
-    np.testing.assert_allclose(value, expected[key], rtol=0, atol=5e-3 * scale, err_msg=key)
-
-
-@pytest.mark.parametrize("jit", [True, False], ids=["jit", "eager"])
-def test_probe(golden, jit, strict):
+def test_probe(strict):
   expected = golden("linreg")
-  check(expected, trace.recompute_probe(expected, jit=jit))
+  check(expected, trace.recompute_probe(expected))
 
 
-def test_probe_has_the_published_numbers(golden, strict):
+def test_probe_has_the_published_numbers(strict):
   actual = trace.recompute_probe(golden("linreg"))
   stats = [actual[f"default/stat_{name}"] for name in ("mse_test", "mse_train", "ridge_component")]
   np.testing.assert_allclose(stats, [1.146966, 0.267491, 0.003927], atol=1e-5)
   np.testing.assert_allclose(actual["default/stat_accuracy_test"], 0.60, atol=1e-6)
   np.testing.assert_allclose(actual["default/stat_accuracy_train"], 0.95, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", [*UPDATES, "small_separate_grads", "linreg"])
-def test_command(name, capsys):
-  assert main(["verify", str(GOLDEN / f"{name}.npz")]) == 0
-  assert "FAILED" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -107,13 +87,13 @@ def perturbed(arrays, key, tmp_path):
     "phi5/LocalWeightUpdateWLearner/LinearBatchNorm_4/b",
   ],
 )
-def test_command_notices_a_change(golden, key, tmp_path, capsys):
+def test_command_notices_a_change(key, tmp_path, capsys, strict):
   path = perturbed(golden("small_separate"), key, tmp_path)
   assert main(["verify", str(path)]) == 1
   assert "FAILED" in capsys.readouterr().out
 
 
-def test_command_notices_an_array_it_cannot_compute(golden, tmp_path, capsys):
+def test_command_notices_an_array_it_cannot_compute(tmp_path, capsys, strict):
   path = tmp_path / "extra.npz"
   np.savez(path, **golden("linreg"), **{"default/unheard_of": np.zeros(3)})
   assert main(["verify", str(path)]) == 1
@@ -132,18 +112,3 @@ def test_command_on_bad_files(damage, tmp_path, capsys):
   error = capsys.readouterr().err
   assert error.startswith("unsup-rule: error: ")
   assert error.count("\n") == 1
-
-
-def test_scanned_layers_equal_unrolled_ones(golden, strict):
-  """A capture unrolls stacked layers; without one they are scanned."""
-  case = trace.read_case(golden("default"))
-  assert [stack.count for stack in case.mlp.stacks] == [1, 2, 1]
-
-  def step():
-    return case.step(case.theta, case.phi, case.batches[0])[1]
-
-  scanned = jax.jit(step)()
-  with trace.capturing():
-    unrolled = step()
-  for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(unrolled), strict=True):
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

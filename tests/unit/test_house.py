@@ -25,7 +25,7 @@ FLOORS = (
   {"__main__"},
 )
 CORE = {"errors", "prng", "storage", "rule", "probe", "weights", "features"}
-CORE_NEEDS = {"jax", "numpy", "sklearn", "tqdm"}
+CORE_NEEDS = {"jax", "numpy", "scipy", "sklearn", "tqdm"}  # scikit-learn brings scipy
 # A loaded rule makes its optimizer, for who has the library; it says so where it does.
 UPWARDS = {
   ("weights/pretrained.py", "plugin"),

@@ -3,9 +3,11 @@
 import argparse
 import importlib
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 
 # name -> (module with `add_arguments(parser)` and `run(arguments) -> exit code`, help)
@@ -25,6 +27,30 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand and returns its exit code: 2 for an error a user can act on."""
   argv = list(sys.argv[1:] if argv is None else argv)
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of TensorFlow and XLA, when they load.
+  # As `python -m` does: modules of --gin_import may lie in the current folder.
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
+  try:
+    code = _run(_arguments(argv))
+    sys.stdout.flush()  # A reader that is gone shows here.
+    return code
+  except UnsupRuleError as error:
+    return _failed(str(error))
+  except BrokenPipeError:
+    # Whoever read, such as head, has enough; nothing is to be written at the end either.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except RuntimeError as error:
+    if not str(error).startswith("Unable to initialize backend"):
+      raise
+    return _failed(f"{str(error).splitlines()[0]}; set JAX_PLATFORMS to what is there, such as cpu")
+  except KeyboardInterrupt:
+    return 130
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+  """Parses the command line; a leading tilde of a path is the home folder."""
   parser = argparse.ArgumentParser(
     prog="unsup-rule",
     description=(
@@ -32,21 +58,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     ),
   )
   subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of TensorFlow and XLA, when they load.
-  try:
-    for name, (module, help_text) in COMMANDS.items():
-      subparser = subparsers.add_parser(name, help=help_text, description=help_text)
-      if name in argv[:1]:
-        importlib.import_module(module).add_arguments(subparser)
-    arguments = parser.parse_args(argv)
-    compilation = importlib.import_module("unsup_rule.machine.compilation")
-    compilation.quickly_on_gpus()
-    if arguments.command != "bench":  # It measures compilation.
-      compilation.cache_on_disk()
-    return importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
-  except UnsupRuleError as error:
-    # Gin adds lines on where it was called from to whatever passes through it.
-    print(f"unsup-rule: error: {str(error).splitlines()[0]}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130
+  for name, (module, help_text) in COMMANDS.items():
+    subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+    if name in argv[:1]:
+      importlib.import_module(module).add_arguments(subparser)
+  arguments = parser.parse_args(argv)
+  home = {
+    name: [_at_home(one) for one in value] if type(value) is list else _at_home(value)
+    for name, value in vars(arguments).items()
+  }
+  return argparse.Namespace(**home)
+
+
+def _at_home(value: object) -> object:
+  """`value`, or the path that it stands for if it begins with a tilde."""
+  if isinstance(value, (str, pathlib.Path)) and str(value).startswith("~"):
+    return type(value)(storage.expanded(value))
+  return value
+
+
+def _run(arguments: argparse.Namespace) -> int:
+  compilation = importlib.import_module("unsup_rule.machine.compilation")
+  compilation.quickly_on_gpus()
+  if arguments.command != "bench":  # It measures compilation.
+    compilation.cache_on_disk()
+  return importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
+
+
+def _failed(message: str) -> int:
+  """Says in one line what went wrong; gin adds lines on where it was called from."""
+  print(f"unsup-rule: error: {message.splitlines()[0]}", file=sys.stderr)
+  return 2

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
   for path in found:
     try:
-      report = json.loads(path.read_text())
+      report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
       raise UnsupRuleError(f"cannot read {path}: {error}; try again") from error
     print(f"{path.parent}, {table.age(report)}")

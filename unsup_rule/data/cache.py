@@ -28,7 +28,7 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Datas
     folder: the cache folder; `storage.cache_folder()` if None.
     build: makes the dataset.
   """
-  folder = storage.cache_folder() if folder is None else pathlib.Path(folder).expanduser()
+  folder = storage.cache_folder() if folder is None else storage.expanded(folder)
   digest = hashlib.sha256(f"{_FORMAT} {key}".encode()).hexdigest()
   path = folder / f"{digest[:32]}.npz"
   try:

@@ -1,4 +1,24 @@
-"""Data sets by name, read once, cached on disk and shared in memory."""
+"""Data sets by name, read once, cached on disk and shared in memory.
+
+The names:
+
+  "glyphs" (0-9A-Za-z), "glyphs/letters", "glyphs/mathematical", "glyphs/currency" (10 each):
+    characters drawn in many typefaces; splits "train", "valid", "test" share no typeface
+    family;
+  "silhouettes": filled shapes with limbs, gaps, markings and light; splits "train", "valid" and
+    "test" share no family of shapes;
+  "bags": synthetic documents as counts of words; splits "train", "valid" and "test" share no
+    topic;
+  "manifolds", "manifolds/moons", "manifolds/circles", "manifolds/rolls", "manifolds/blobs":
+    noisy points on scikit-learn's toys, in a space of some dimensions, float32; splits "train",
+    "valid" and "test";
+  "digits": scikit-learn's 8x8 digits; splits "train" and "test", half each;
+  "two_moons": scikit-learn's two noisy half circles, float32; splits "train" and "test";
+  "wine", "breast_cancer", "covertype": scikit-learn's tables, columns standardised, float32;
+    splits "train" and "test", half each;
+  any image set of TensorFlow Datasets with integer labels, such as "mnist";
+  any text set of it, such as "imdb_reviews", as counts of the most frequent training words.
+"""
 
 import os
 import pathlib
@@ -46,23 +66,7 @@ def load(
   A dataset that is still in use is shared: the same arguments give the same object.
 
   Args:
-    name: one of
-      "glyphs" (0-9A-Za-z), "glyphs/letters", "glyphs/mathematical", "glyphs/currency" (10 each):
-        characters drawn in many typefaces; splits "train", "valid", "test" share no typeface
-        family;
-      "silhouettes": filled shapes with limbs, gaps, markings and light; splits "train", "valid" and
-        "test" share no family of shapes;
-      "bags": synthetic documents as counts of words; splits "train", "valid" and "test" share no
-        topic;
-      "manifolds", "manifolds/moons", "manifolds/circles", "manifolds/rolls", "manifolds/blobs":
-        noisy points on scikit-learn's toys, in a space of some dimensions, float32; splits "train",
-        "valid" and "test";
-      "digits": scikit-learn's 8x8 digits; splits "train" and "test", half each;
-      "two_moons": scikit-learn's two noisy half circles, float32; splits "train" and "test";
-      "wine", "breast_cancer", "covertype": scikit-learn's tables, columns standardised, float32;
-        splits "train" and "test", half each;
-      any image set of TensorFlow Datasets with integer labels, such as "mnist";
-      any text set of it, such as "imdb_reviews", as counts of the most frequent training words.
+    name: one of those at the head of this module.
     split: the split's name.
     resolution: pixels a side of the (square) result; the set's own if None. What is drawn is drawn
       at it; of bags it is the number of words, of manifolds that of inputs.

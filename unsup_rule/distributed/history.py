@@ -32,7 +32,7 @@ def add(
   }
   path = folder / "history.csv"
   folder.mkdir(parents=True, exist_ok=True)
-  with open(path, "a", newline="") as stream:
+  with open(path, "a", newline="", encoding="utf-8") as stream:
     writer = csv.DictWriter(stream, row, lineterminator="\n")
     if not stream.tell():
       writer.writeheader()
@@ -44,7 +44,7 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
   path = folder / "history.csv"
   if not path.exists():
     return []
-  with open(path, newline="") as stream:
+  with open(path, newline="", encoding="utf-8") as stream:
     return [
       {
         **row,

@@ -28,7 +28,9 @@ class RestartCounts:
   def __init__(self, folder: pathlib.Path):
     self._path = folder / "restarts.json"
     try:
-      self._counts = {str(name): int(n) for name, n in json.loads(self._path.read_text()).items()}
+      self._counts = {
+        str(name): int(n) for name, n in json.loads(self._path.read_text(encoding="utf-8")).items()
+      }
     except FileNotFoundError:
       self._counts = {}
 

@@ -44,7 +44,7 @@ def _processor() -> str:
   if devices[0].platform != "cpu":
     return f"{len(devices)} x {devices[0].device_kind}"
   try:
-    text = pathlib.Path("/proc/cpuinfo").read_text()
+    text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
   except OSError:
     return platform.processor() or platform.machine()
   names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
 
 # Measured on an H200: the products of an estimate are small and many. With kernels of XLA's own for
 # them, each tried in several forms, it compiles three to five times longer and runs no faster.
@@ -29,15 +30,16 @@ def quickly_on_gpus() -> None:
 def cache_on_disk() -> None:
   """Turns on jax's persistent cache in our cache folder, unless jax was told of another.
 
-  A folder that cannot be made is done without: the cache saves time and nothing else.
+  A folder that cannot be made, or is another user's, is done without: the cache saves time and
+  nothing else.
   `JAX_ENABLE_COMPILATION_CACHE=0` turns it off.
   """
   config: Any = jax.config
   if config.jax_compilation_cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     return
-  folder = storage.cache_folder() / f"jax-{jax.__version__}"
-  with contextlib.suppress(OSError):
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+  # Its entries are native code: nobody else may write there.
+  with contextlib.suppress(UnsupRuleError):
+    folder = storage.private_folder(storage.cache_folder() / f"jax-{jax.__version__}")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

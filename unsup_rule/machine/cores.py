@@ -1,17 +1,34 @@
 """The processor's cores as devices of jax, so that one process shares its tasks among them."""
 
 import contextlib
+import math
 import os
+import pathlib
 from typing import Any
 
 import jax
 
 
 def available() -> int:
-  """Number of cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+  """Number of cores that this process may use, by affinity and by the quota of a container."""
+  allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  limit = quota()
+  return max(1, allowed or 1 if math.isinf(limit) else min(allowed or 1, math.ceil(limit)))
+
+
+def quota(root: pathlib.Path = pathlib.Path("/sys/fs/cgroup")) -> float:
+  """Cores' worth of time that Linux's control groups (version 2 or 1) allow; inf for no limit."""
+  try:
+    if (root / "cpu.max").exists():
+      most, period = (root / "cpu.max").read_text(encoding="utf-8").split()
+    else:
+      most, period = (
+        (root / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip()
+        for name in ("quota", "period")
+      )
+    return float(most) / float(period) if float(most) > 0 else math.inf
+  except (OSError, ValueError):  # No control groups, or "max".
+    return math.inf
 
 
 def devices() -> str:

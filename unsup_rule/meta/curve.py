@@ -71,7 +71,7 @@ class Curve:
     storage.write_text(self._path, text.getvalue())
     # A line at a time, so that a kill costs no more than one.
     self._stream = open(  # noqa: SIM115  Stays open; see close().
-      self._path, "a", buffering=1
+      self._path, "a", buffering=1, encoding="utf-8"
     )
     self._columns = columns
     self._writer = csv.DictWriter(self._stream, columns, lineterminator="\n")
@@ -119,16 +119,21 @@ def draw(folder: str | os.PathLike, title: str) -> None:
       axes.set_title(name.removeprefix(SOURCE_PREFIX), fontsize="medium")
       axes.tick_params(labelsize="small")
     panels[0].set_ylabel("meta-loss")
-  for step in steps[columns["dropped"] > 0]:
-    loss_axes.axvline(step, color="tab:red", alpha=0.4, linewidth=0.8)
-  if (columns["dropped"] > 0).any():
-    loss_axes.plot([], [], color="tab:red", alpha=0.4, label="gradient dropped (not finite)")
+  _mark_dropped(loss_axes, steps[columns["dropped"] > 0])
   minutes = columns["seconds"][-1] / 60 if rows else 0
   loss_axes.set(title=f"{title}: {len(rows)} outer steps in {minutes:.1f} min", ylabel="meta-loss")
   loss_axes.legend()
   norm_axes.set(xlabel="outer step", ylabel="meta-gradient norm", yscale="log")
   with storage.atomic_open(folder / "curve.png") as stream:
     figure.savefig(stream, format="png", dpi=120)
+
+
+def _mark_dropped(loss_axes: "Axes", steps: np.ndarray) -> None:
+  """Draws a line at each of these steps."""
+  for step in steps:
+    loss_axes.axvline(step, color="tab:red", alpha=0.4, linewidth=0.8)
+  if len(steps):
+    loss_axes.plot([], [], color="tab:red", alpha=0.4, label="gradient dropped (not finite)")
 
 
 def _plot_validation(loss_axes: "Axes", steps: np.ndarray, accuracy: np.ndarray) -> None:
@@ -143,7 +148,7 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
   """Returns the columns and the whole rows of the file; a kill can leave half a row at its end."""
   if not path.exists():
     return [], []
-  with open(path, newline="") as stream:
+  with open(path, newline="", encoding="utf-8") as stream:
     text = stream.read()
   reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
   rows = [row for row in reader if None not in row.values() and None not in row]

@@ -21,6 +21,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 
 # Imported before any gin file is read, so that their configurables are registered.
@@ -214,6 +215,7 @@ def _unquoted(binding: str) -> str:
 
 def _find(path: str, including: str | None, where: str) -> str:
   """Returns the absolute path of a gin file, or raises with the nearest name in those folders."""
+  path = str(storage.expanded(path))
   folders = [
     pathlib.Path.cwd(),
     *([pathlib.Path(including).parent] if including else []),
@@ -245,7 +247,9 @@ def _open(path: str) -> _NamedText:
   """Opens a gin file with the paths of its includes made absolute."""
   real = path.removeprefix(_SCHEME)
   lines = []
-  for number, line in enumerate(pathlib.Path(real).read_text().splitlines(), start=1):
+  for number, line in enumerate(
+    pathlib.Path(real).read_text(encoding="utf-8-sig").splitlines(), start=1
+  ):
     if match := _INCLUDE.match(line):
       found = _find(match[3], real, f"{os.path.relpath(real)} line {number}")
       line = f"{match[1]}{_SCHEME + found!r}{line[match.end() :]}"

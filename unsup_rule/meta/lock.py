@@ -1,10 +1,11 @@
 """One run at a time in a folder."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
+
+import filelock
 
 from unsup_rule.errors import UnsupRuleError
 
@@ -28,16 +29,15 @@ def exclusive(
   path = pathlib.Path(folder) / ".lock"
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = open(path, "w")  # noqa: SIM115  Opened apart from its use for the error.
+    lock = filelock.FileLock(path, timeout=0)
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise UnsupRuleError(
+      f"another process {doing} in {folder}; wait for it, or choose another {flag}"
+    ) from error
   except OSError as error:
     raise UnsupRuleError(
       f"cannot write in {folder}: {error.strerror}; choose another {flag}"
     ) from error
-  with stream:
-    try:
-      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise UnsupRuleError(
-        f"another process {doing} in {folder}; wait for it, or choose another {flag}"
-      ) from error
+  with lock:
     yield

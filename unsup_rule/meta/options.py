@@ -13,6 +13,22 @@ from unsup_rule.errors import UnsupRuleError
 HeldoutFn = Callable[[lopt_base.LearnedOptimizer, lopt_base.MetaParams], Mapping[str, float]]
 
 
+def measured(
+  setting: str, function: HeldoutFn, lopt: lopt_base.LearnedOptimizer, theta: lopt_base.MetaParams
+) -> dict[str, float]:
+  """What `function`, bound to `trainer.<setting>`, finds of theta.
+
+  Raises:
+    UnsupRuleError: it returns no accuracy, or no standard error.
+  """
+  found = {name: float(value) for name, value in function(lopt, theta).items()}
+  if missing := {"accuracy", "standard_error"} - set(found):
+    raise UnsupRuleError(
+      f"trainer.{setting} returned no '{min(missing)}'; it must return accuracy and standard_error"
+    )
+  return found
+
+
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
   """What gin binds to `run_train`, with the defaults of the library's function of this name.

@@ -12,6 +12,7 @@ import numpy as np
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
+from unsup_rule import storage
 from unsup_rule.compat import library
 from unsup_rule.meta import checkpoint, trees
 from unsup_rule.meta.estimators import task_family
@@ -133,6 +134,7 @@ def initial_learner_state(
   key = jax.random.fold_in(jax.random.PRNGKey(seed), _THETA)
   path = getattr(learner, "_init_theta_from_path", None)
   if path:
+    path = learner._init_theta_from_path = str(storage.expanded(path))
     # The library takes what it finds there without a look at shapes; this one checks.
     checkpoint.load_theta(path, lopt.init(key))
   return trees.strong(jax.jit(learner.init)(key))

@@ -8,14 +8,13 @@ import sys
 from learned_optimization.learned_optimizers import base as lopt_base
 
 from unsup_rule import storage
-from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta.options import HeldoutFn
+from unsup_rule.meta.options import HeldoutFn, measured
 
 
 def is_current(folder: str | os.PathLike, outer_steps: int) -> bool:
   """Tells whether the folder has a summary of a run of so many outer steps."""
   try:
-    found = json.loads((pathlib.Path(folder) / "summary.json").read_text())
+    found = json.loads((pathlib.Path(folder) / "summary.json").read_text(encoding="utf-8"))
     return found["outer_steps"] == outer_steps
   except (OSError, ValueError, KeyError, TypeError):
     return False
@@ -44,14 +43,8 @@ def write(
   if heldout_fn is not None:
     for when, values in (("before", initial_theta), ("after", theta)):
       print(f"measuring held-out accuracy {when} meta-training", file=sys.stderr, flush=True)
-      measured = {name: float(value) for name, value in heldout_fn(lopt, values).items()}
-      missing = {"accuracy", "standard_error"} - set(measured)
-      if missing:
-        raise UnsupRuleError(
-          f"trainer.heldout_fn returned no '{min(missing)}'; it must return "
-          "accuracy and standard_error"
-        )
-      content |= {f"heldout_{name}_{when}": value for name, value in measured.items()}
+      found = measured("heldout_fn", heldout_fn, lopt, values)
+      content |= {f"heldout_{name}_{when}": value for name, value in found.items()}
     content["standard_error"] = content["heldout_standard_error_after"]
   content |= {
     "outer_steps": outer_steps,
@@ -64,7 +57,7 @@ def write(
 def describe(folder: str | os.PathLike) -> str:
   """Returns in one line what the folder's `summary.json` says."""
   path = pathlib.Path(folder) / "summary.json"
-  found = json.loads(path.read_text())
+  found = json.loads(path.read_text(encoding="utf-8"))
   text = f"{path}: {found['outer_steps']} outer steps in {found['seconds']:.0f} s"
   if found["heldout_accuracy_after"] is not None:
     text += (

@@ -1,12 +1,10 @@
 """Measurements of theta while it is trained."""
 
 import sys
-from collections.abc import Mapping
 
 from learned_optimization.learned_optimizers import base as lopt_base
 
-from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta.options import TrainerOptions
+from unsup_rule.meta.options import TrainerOptions, measured
 
 _WORSE = 3.0  # Standard errors below the best from which on a measurement is worth a warning.
 
@@ -33,14 +31,8 @@ class Validation:
     measure = self._options.validation_fn
     if measure is None or step % self._options.validation_every_steps:
       return {}
-    found: Mapping[str, float] = measure(lopt, theta)
-    missing = {"accuracy", "standard_error"} - set(found)
-    if missing:
-      raise UnsupRuleError(
-        f"trainer.validation_fn returned no '{min(missing)}'; it must return accuracy and "
-        "standard_error"
-      )
-    accuracy, error = float(found["accuracy"]), float(found["standard_error"])
+    found = measured("validation_fn", measure, lopt, theta)
+    accuracy, error = found["accuracy"], found["standard_error"]
     warning = ""
     if self.best is not None and accuracy < self.best - _WORSE * error:
       warning = f"; it was {self.best:.3f}: a smaller outer step size may help"

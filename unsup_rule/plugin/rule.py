@@ -255,7 +255,7 @@ class ComposedOptimizer(opt_base.Optimizer):
     params = self.get_params(opt_state)
     # Library optimizers count their steps; one that does not gets the same order always.
     change = self.rule.change(params, model_state, getattr(opt_state, "iteration", 0))
-    gradient = jax.tree.map(jnp.add, params, change)
+    gradient = jax.tree.map(lambda old, c: old + c.astype(old.dtype), params, change)
     return self.inner.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
 
 

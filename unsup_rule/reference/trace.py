@@ -233,7 +233,9 @@ def _trajectories(trace: Arrays, case: Case, step: Callable) -> dict[str, np.nda
     phi = case.phi
     for n in range(1, max(steps) + 1):
       _, change = step(case.mlp, case.sizes, case.theta, phi, case.batches[n - 1])
-      phi = jax.tree.map(lambda old, c, lr=rate: old * (1 - lr) - lr * c, phi, change)
+      # In NumPy, since each operation on each shape would be a program.
+      old, change = jax.device_get((phi, change))
+      phi = jax.tree.map(lambda w, c, lr=rate: jnp.asarray(w * (1 - lr) - lr * c), old, change)
       if n in steps:
         out |= {steps[n] + name: value for name, value in _tf_phi(trace, phi).items()}
   return {key: np.asarray(value) for key, value in out.items() if key in trace}
@@ -252,28 +254,44 @@ def _tf_phi(trace: Arrays, phi: Params) -> dict[str, jax.Array]:
   return out
 
 
+def _projected(
+  mlp: MLP, sizes: Sizes, projections: Arrays, theta: Theta, phi: Params, x: jax.Array
+) -> jax.Array:
+  total = jnp.zeros(())
+  for m, layer in enumerate(_step(mlp, sizes, theta, phi, x)[1].layers):
+    for key, change in zip((f"forward/w{m}", f"b{m}", f"backward/w{m}"), layer, strict=True):
+      if key in projections:
+        total += jnp.sum(change * projections[key])
+  return total
+
+
+_gradient = jax.value_and_grad(_projected, argnums=(3, 4, 5))
+_compiled_gradient = jax.jit(_gradient, static_argnums=(0, 1))
+
+
 def recompute_gradient(
   trace: Arrays, base: Arrays, theta: Theta | None = None, jit: bool = True
 ) -> dict[str, np.ndarray]:
   """Gradients of J, fixed projections of all changes at step 1, by theta, phi0 and the input."""
   case = read_case(base, theta)
-
-  def objective(theta, phi, x):
-    total = jnp.zeros(())
-    for m, layer in enumerate(case.step(theta, phi, x)[1].layers):
-      for key, change in zip((f"forward/w{m}", f"b{m}", f"backward/w{m}"), layer, strict=True):
-        if f"proj/{key}" in trace:
-          total += jnp.sum(change * trace[f"proj/{key}"])
-    return total
-
-  function = jax.value_and_grad(objective, argnums=(0, 1, 2))
-  function = jax.jit(function) if jit else function
-  value, (d_theta, d_phi, d_x) = function(case.theta, case.phi, case.batches[0])
+  function = _compiled_gradient if jit else _gradient
+  value, (d_theta, d_phi, d_x) = function(
+    case.mlp, case.sizes, _under(trace, "proj/"), case.theta, case.phi, case.batches[0]
+  )
   out = {"J": value, "dJ_dx": d_x}
   for module, leaves in d_theta.items():
     out |= {f"dJ_dtheta/{THETA_PREFIX}{module}/{leaf}": g for leaf, g in leaves.items()}
   out |= {f"dJ_dphi/{name}": g for name, g in _tf_phi(base, d_phi).items()}
   return {key: np.asarray(value) for key, value in out.items() if key in trace}
+
+
+def _probe(
+  probe: RidgeProbe, n_ways: int, features: jax.Array, train: Targets, test: Targets
+) -> ProbeResult:
+  return probe(features, train, test, n_ways)
+
+
+_compiled_probe = jax.jit(_probe, static_argnums=(0, 1))
 
 
 def recompute_probe(trace: Arrays, jit: bool = True) -> dict[str, np.ndarray]:
@@ -284,8 +302,8 @@ def recompute_probe(trace: Arrays, jit: bool = True) -> dict[str, np.ndarray]:
   out = {}
   for variant, options in json.loads(str(trace["meta_json"])).items():
     probe = RidgeProbe(**options)
-    run = jax.jit(probe.__call__, static_argnums=3) if jit else probe.__call__
-    r: ProbeResult = run(jnp.asarray(features), targets[0], targets[1], n_ways)
+    run = _compiled_probe if jit else _probe
+    r = run(probe, n_ways, jnp.asarray(features), *targets)
     f = features / np.sqrt((features**2).sum(0)) if probe.normalize_act else features
     values = {f"stat_{name}": value for name, value in r.scalars().items() if name != "loss"}
     values |= {"loss": r.loss, "J": r.loss, "ridge_x": f[: len(targets[0].labels)]}

@@ -60,7 +60,8 @@ class InnerSchedule:
     """lr_t, a scalar (eq. 4.18)."""
     if self.decay_steps is None:
       return self.learning_rate
-    return self.learning_rate * (1 + step / self.decay_steps) ** -jnp.float32(self.decay_power)
+    age = jnp.asarray(step, jnp.float32) / self.decay_steps
+    return self.learning_rate * (1 + age) ** -jnp.float32(self.decay_power)
 
   def with_rest(self, change: Params, slope: float) -> Params:
     """The change less the resting biases, so that (1 - lr) b - lr change decays to them (4.19).

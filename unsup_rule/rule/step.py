@@ -79,9 +79,14 @@ def scheduled_change(
 
 
 def applied(schedule: InnerSchedule, params: Params, change: Params, t: jax.Array | int) -> Params:
-  """(1 - lr_t) phi - lr_t change (eq. 4.17)."""
+  """(1 - lr_t) phi - lr_t change (eq. 4.17), in the precision of phi."""
   lr = schedule.rate(t)
-  return jax.tree.map(lambda old, c: old * (1 - lr) - lr * c, params, change)
+
+  def new(old: jax.Array, c: jax.Array) -> jax.Array:
+    step = jnp.asarray(lr, c.dtype) * c
+    return old * jnp.asarray(1 - lr, old.dtype) - step.astype(old.dtype)
+
+  return jax.tree.map(new, params, change)
 
 
 def check_fit(sizes: Sizes, params: Params) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.weights import run_folder
 from unsup_rule.weights.archive import Archive, digest
@@ -80,7 +81,7 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
     rule = DEFAULT
   if not isinstance(rule, (str, os.PathLike)):
     raise UnsupRuleError(f"rule is {rule!r}; give a name, a path, or what pretrained() returned")
-  path = pathlib.Path(rule)
+  path = storage.expanded(rule)
   if str(rule) in names():
     path = _FOLDER / f"{rule}.npz"
   elif path.suffix != ".npz" and not path.is_dir():
@@ -92,7 +93,7 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
     )
   archive = run_folder.read(path) if path.is_dir() else Archive.read(path)
   card = path.with_suffix(".md")
-  text = card.read_text() if path.suffix == ".npz" and card.is_file() else ""
+  text = card.read_text(encoding="utf-8") if path.suffix == ".npz" and card.is_file() else ""
   fields = {field.name: getattr(archive, field.name) for field in dataclasses.fields(archive)}
   return Pretrained(**fields, name=path.stem or path.name, card=text)
 

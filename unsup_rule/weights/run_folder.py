@@ -40,7 +40,7 @@ def _summary(folder: pathlib.Path) -> dict[str, object]:
   """What `summary.json` says; an unfinished or imported run has none."""
   path = folder / "summary.json"
   try:
-    summary = json.loads(path.read_text()) if path.exists() else {}
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {name: value for name, value in summary.items() if value is not None}
   except (OSError, ValueError, AttributeError) as error:
     raise UnsupRuleError(f"{path} is damaged; remove it, or finish the run again") from error

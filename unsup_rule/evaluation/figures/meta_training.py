@@ -17,7 +17,7 @@ def draw(rule_folder: str | os.PathLike | None) -> list[style.Drawn]:
   path = None if rule_folder is None else pathlib.Path(rule_folder) / "curve.csv"
   if path is None or not path.exists():
     return []
-  with open(path, newline="") as stream:
+  with open(path, newline="", encoding="utf-8") as stream:
     rows = [row for row in csv.DictReader(stream) if row.get("step") and row.get("loss")]
   if len(rows) < 2:
     return []

@@ -1,0 +1,40 @@
+"""Recordings of the authors' program, and the comparison with them."""
+
+import numpy as np
+from folders import GOLDEN
+
+from unsup_rule.cli.verify import read_arrays
+from unsup_rule.reference import trace
+
+UPDATES = ["small_identical", "small_separate", "default"]
+
+
+def golden(name):
+  """Arrays of a recording, by key."""
+  return read_arrays(GOLDEN / f"{name}.npz")
+
+
+def check(expected, actual):
+  """All that can be computed is there, and within its tolerance."""
+  missing = [key for key in expected if not trace.is_input(key) and key not in actual]
+  assert not missing
+  failed = [c for c in trace.compare(expected, actual) if not c.passed]
+  assert not failed
+
+
+def check_update(expected, jit):
+  """As `check`, and the change's learned part: 2% of it, the rest is -w/7 (docs/rule.md, 7)."""
+  actual = trace.recompute_update(expected, jit=jit)
+  check(expected, actual)
+  for key in (key for key in expected if key.startswith("change_w/")):
+    np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=5e-7, err_msg=key)
+
+
+def check_gradient(expected, base, jit):
+  """As `check`, and every array by its own scale."""
+  actual = trace.recompute_gradient(expected, base, jit=jit)
+  check(expected, actual)
+  for key, value in actual.items():
+    # Biases before a batch norm have no gradient but rounding, which ours leaves out.
+    scale = max(float(np.abs(expected[key]).max()), 1e-3)
+    np.testing.assert_allclose(value, expected[key], rtol=0, atol=5e-3 * scale, err_msg=key)

@@ -1,0 +1,176 @@
+"""What a machine may have or lack: a home folder, a locale, limits, readers of the output."""
+
+import math
+import os
+import pwd
+import stat
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import pytest
+from folders import ROOT
+
+import unsup_rule
+from unsup_rule import storage
+from unsup_rule.cli.main import main
+from unsup_rule.data import tfds_source
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import compilation, cores
+from unsup_rule.meta import gin_files
+
+_CONFIG: Any = jax.config
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.delenv("UNSUP_RULE_CACHE", raising=False)
+  return tmp_path
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+  def no_entry(uid):
+    raise KeyError(uid)
+
+  monkeypatch.delenv("HOME", raising=False)
+  monkeypatch.setattr(pwd, "getpwuid", no_entry)
+  for name in ("UNSUP_RULE_CACHE", "TFDS_DATA_DIR"):
+    monkeypatch.delenv(name, raising=False)
+
+
+def _python(code, **options):
+  return subprocess.run(
+    [sys.executable, "-c", code],
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {}),
+    **options,
+  )
+
+
+def test_a_tilde_is_the_home_folder(home, monkeypatch, capsys):
+  monkeypatch.chdir(home)
+  assert main(["export", "--rule", "laptop", "--out=~/shipped/mine.npz"]) == 0
+  assert (home / "shipped" / "mine.npz").is_file()
+  assert not (home / "~").exists()
+  assert unsup_rule.pretrained("~/shipped/mine.npz").name == "mine"
+  (home / "a.gin").write_text("run_train.num_steps = 3\n")
+  assert "num_steps = 3" in gin_files.parse(["~/a.gin"])
+  assert tfds_source.data_folder("~/sets") == home / "sets"
+  monkeypatch.setenv("UNSUP_RULE_CACHE", "~/cache")
+  assert storage.cache_folder() == home / "cache"
+  assert main(["status", "~/nothing"]) == 2
+  assert str(home / "nothing") in capsys.readouterr().err
+
+
+def test_without_a_home_the_cache_is_temporary(homeless, tmp_path, monkeypatch):
+  monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+  assert storage.cache_folder() == tmp_path / f"unsup_rule-{os.getuid()}"
+  assert unsup_rule.pretrained("laptop").name == "laptop"
+  with pytest.raises(UnsupRuleError, match="~/sets: this user has no home folder; set HOME, or"):
+    tfds_source.data_folder("~/sets")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_programs_of_others_are_not_used(tmp_path, monkeypatch, ours):
+  monkeypatch.setenv("UNSUP_RULE_CACHE", str(tmp_path))
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  folder = tmp_path / f"jax-{jax.__version__}"
+  if ours:
+    folder.mkdir(mode=0o777)
+  else:
+    (tmp_path / "other").mkdir()
+    folder.symlink_to(tmp_path / "other")
+  before = _CONFIG.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  try:
+    compilation.cache_on_disk()
+    assert _CONFIG.jax_compilation_cache_dir == (str(folder) if ours else None)
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
+  if ours:
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_files_are_utf8_whatever_the_locale(tmp_path):
+  assert main(["export", "--rule=laptop", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
+  path = str(tmp_path / "a.npz")
+  done = _python(
+    f"import unsup_rule; print(ascii(unsup_rule.pretrained({path!r}).card))",
+    env={"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    stdout=subprocess.PIPE,
+  )
+  assert done.returncode == 0, done.stderr
+  assert r"Gr\xf6\xdfen" in done.stdout
+
+
+def test_a_gin_file_may_begin_with_a_byte_order_mark(tmp_path):
+  (tmp_path / "a.gin").write_bytes(b"\xef\xbb\xbfrun_train.num_steps = 3\n")
+  assert "num_steps = 3" in gin_files.parse([str(tmp_path / "a.gin")])
+
+
+def test_modules_of_the_current_folder_can_be_imported(tmp_path, monkeypatch):
+  (tmp_path / "my_own_tasks.py").write_text("FOUND = 3\n")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  assert main(["status", "nothing"]) == 2
+  gin_files.parse((), (), ["my_own_tasks"])
+  assert sys.modules["my_own_tasks"].FOUND == 3
+
+
+def test_a_reader_that_leaves_ends_without_a_word(tmp_path):
+  """As with `| head -1`, here with a reader that is gone before the first word."""
+  read, write = os.pipe()
+  os.close(read)
+  arguments = ["export", "--rule=laptop", "--out=a.npz"]
+  code = f"import sys; from unsup_rule.cli.main import main; sys.exit(main({arguments}))"
+  done = _python(code, stdout=write, cwd=tmp_path)
+  os.close(write)
+  assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch, capsys):
+  def run(arguments):
+    raise RuntimeError("Unable to initialize backend 'cuda': no device\nand more")
+
+  monkeypatch.setattr("unsup_rule.cli.status.run", run)
+  assert main(["status", "x"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith("unsup-rule: error: Unable to initialize backend 'cuda': no device; set")
+  assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("files", "expected"),
+  [
+    ({}, math.inf),
+    ({"cpu.max": "max 100000\n"}, math.inf),
+    ({"cpu.max": "150000 100000\n"}, 1.5),
+    ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "50000"}, 4.0),
+    ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "50000"}, math.inf),
+  ],
+)
+def test_quotas_of_containers(tmp_path, files, expected):
+  for name, text in files.items():
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+  assert cores.quota(tmp_path) == expected
+
+
+def test_a_quota_bounds_the_cores(monkeypatch):
+  monkeypatch.setattr(cores, "quota", lambda: 0.5)
+  assert cores.available() == 1
+  monkeypatch.setattr(cores, "quota", lambda: math.inf)
+  assert cores.available() == len(os.sched_getaffinity(0))
+
+
+def test_a_lock_is_no_way_to_empty_another_file(tmp_path):
+  (tmp_path / "precious").write_text("all of it")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+  assert main(["train", "--config_file=smoke.gin", f"--train_log_dir={tmp_path}/run"]) == 2
+  assert (tmp_path / "precious").read_text() == "all of it"
