@@ -7,7 +7,6 @@ Shape legend: B examples, P inputs, F features, H values of the head.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import gin
 import jax
@@ -33,7 +32,7 @@ class _TwoViews:
   corruption: float = 0.5
   head: int = 128
 
-  reference: ClassVar[bool] = False
+  reference = False
 
   def views(self, key: jax.Array, x_BxP: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two views of a batch."""
