@@ -1,6 +1,7 @@
 """The command `unsup-rule`. Each subcommand is a module, imported only when it runs."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import pathlib
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())
   try:
     code = _run(_arguments(argv))
-    sys.stdout.flush()  # A reader that is gone shows here.
+    if sys.stdout is not None:
+      sys.stdout.flush()  # A reader that is gone shows here.
     return code
   except UnsupRuleError as error:
     return _failed(str(error))
@@ -87,5 +89,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _failed(message: str) -> int:
   """Says in one line what went wrong; gin adds lines on where it was called from."""
-  print(f"unsup-rule: error: {message.splitlines()[0]}", file=sys.stderr)
+  with contextlib.suppress(OSError, ValueError):
+    print(f"unsup-rule: error: {message.splitlines()[0]}", file=sys.stderr)
   return 2
