@@ -12,11 +12,15 @@ from unsup_rule.evaluation import measuring, provenance, runner
 from unsup_rule.evaluation.methods import BASELINES, REFERENCES
 from unsup_rule.evaluation.methods.all_labels import AllLabels
 from unsup_rule.evaluation.methods.base import Transductive
+from unsup_rule.evaluation.methods.best_step import BestStep
 from unsup_rule.evaluation.methods.fixed import KMeans
+from unsup_rule.evaluation.methods.local import LocalLearning
+from unsup_rule.evaluation.methods.self_supervised import SCARF
 from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
 from unsup_rule.evaluation.methods.supervised import Supervised
 from unsup_rule.evaluation.setting import Data, Inputs
 from unsup_rule.evaluation.suite import Cell
+from unsup_rule.plugin.local import Sanger
 from unsup_rule.probe import RidgeProbe, Targets
 from unsup_rule.tasks import fewshot
 
@@ -27,8 +31,21 @@ QUICK = {
   "kmeans512": lambda: KMeans(9),
   "spectral": lambda: SpectralEmbedding(4, neighbours=5),
 }
+# Trained by the loop that trains those below.
+TRAINED_ALIKE = {
+  "vae_best",
+  "denoising",
+  "vicreg",
+  "krotov_hopfield",
+  "softhebb",
+  "forward_forward",
+}
+QUICK |= {
+  "scarf": lambda: BestStep(SCARF(head=8), (1, 3)),
+  "sanger": lambda: BestStep(LocalLearning(Sanger()), (1, 3)),
+}
 # Prototypes read a data set of their own; references may see what others may not.
-ALONE = sorted(set(QUICK) - {"prototypes", *REFERENCES})
+ALONE = sorted(set(QUICK) - {"prototypes", *REFERENCES, *TRAINED_ALIKE})
 
 
 @pytest.fixture
@@ -123,7 +140,7 @@ def test_predictions_do_not_depend_on_query_labels(name, blob_data, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["rule", *ALONE])
-def test_training_uses_no_image_of_the_test_split(name, tmp_path):
+def test_training_uses_no_image_of_the_test_split(name, tmp_path, blob_data):
   """What the features of one draw are cannot depend on the images of the others."""
   method = (
     provenance.load_rule(rule_folder(tmp_path / "rule"))[0] if name == "rule" else QUICK[name]()

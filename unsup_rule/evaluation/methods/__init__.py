@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from unsup_rule.evaluation.methods.all_labels import AllLabels
-from unsup_rule.evaluation.methods.autoencoders import VAE, Autoencoder
+from unsup_rule.evaluation.methods.autoencoders import VAE, Autoencoder, DenoisingAutoencoder
 from unsup_rule.evaluation.methods.base import Method
+from unsup_rule.evaluation.methods.best_step import BestStep
 from unsup_rule.evaluation.methods.fixed import (
   KernelPCA,
   KMeans,
@@ -12,11 +13,16 @@ from unsup_rule.evaluation.methods.fixed import (
   PrincipalComponents,
   SparseCoding,
 )
+from unsup_rule.evaluation.methods.local import LocalLearning
 from unsup_rule.evaluation.methods.prototypes import Prototypes
 from unsup_rule.evaluation.methods.rule import Untrained
+from unsup_rule.evaluation.methods.self_supervised import SCARF, VICReg
 from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
 from unsup_rule.evaluation.methods.supervised import Supervised
 from unsup_rule.evaluation.methods.transductive import LaplaceLearning, PoissonLearning
+from unsup_rule.plugin.local import ForwardForward, KrotovHopfield, Sanger, SoftHebb
+
+LOCAL_STEPS = (10, 30, 100, 300, 1000)  # after which a hand-made rule is at its best or past it
 
 # Baselines by the name that gin files use. "rule" and optimizers come with what they need.
 BASELINES: dict[str, Callable[[], Method]] = {
@@ -33,6 +39,14 @@ BASELINES: dict[str, Callable[[], Method]] = {
   "kmeans512": lambda: KMeans(clusters=512),
   "sparse_coding": SparseCoding,
   "spectral": SpectralEmbedding,
+  "sanger": lambda: BestStep(LocalLearning(Sanger()), LOCAL_STEPS),
+  "krotov_hopfield": lambda: BestStep(LocalLearning(KrotovHopfield()), LOCAL_STEPS),
+  "softhebb": lambda: BestStep(LocalLearning(SoftHebb()), LOCAL_STEPS),
+  "forward_forward": lambda: BestStep(LocalLearning(ForwardForward()), LOCAL_STEPS),
+  "vae_best": lambda: BestStep(VAE()),
+  "denoising": lambda: BestStep(DenoisingAutoencoder()),
+  "scarf": lambda: BestStep(SCARF()),
+  "vicreg": lambda: BestStep(VICReg()),
 }
 
 # References, in a block of their own: they see inputs they are tested on, or all train labels.

@@ -42,9 +42,11 @@ class Autoencoder:
 
   Attributes:
     learning_rate: of Adam.
+    corruption: share of inputs that the encoder sees replaced by those of other examples.
   """
 
   learning_rate: float = 1e-3
+  corruption: float = 0.0
 
   label = "autoencoder"
   about = "the base model as encoder, features = its output"
@@ -75,7 +77,8 @@ class Autoencoder:
       return jnp.split(dense(params["head"], features, mlp.nonlinearity), 2, axis=1)
 
     def loss(params, key, x_BxP):
-      z, log_variance = encode(params, x_BxP)
+      seen_BxP = corrupted(key, x_BxP, self.corruption) if self.corruption else x_BxP
+      z, log_variance = encode(params, seen_BxP)
       divergence = 0.0
       if log_variance is not None:
         kl = jnp.square(z) + jnp.exp(log_variance) - 1 - log_variance
@@ -116,3 +119,23 @@ class VAE(Autoencoder):
   about = "the base model as encoder, features = mean of the posterior"
   source = "Kingma and Welling 2014"
   variational = True
+
+
+@gin.configurable(module="unsup_rule")
+@dataclasses.dataclass(frozen=True)
+class DenoisingAutoencoder(Autoencoder):
+  """Vincent et al. 2008: reconstructs an example from one with inputs of others mixed in."""
+
+  corruption: float = 0.3
+
+  label = "denoising autoencoder"
+  about = "the base model as encoder of corrupted inputs, features = its output"
+  source = "Vincent et al. 2008"
+
+
+def corrupted(key: jax.Array, x_BxP: jax.Array, share: float) -> jax.Array:
+  """Replaces a share of the inputs, each by that of another random example."""
+  mask_key, row_key = jax.random.split(key)
+  rows_BxP = jax.random.randint(row_key, x_BxP.shape, 0, len(x_BxP))
+  others_BxP = jnp.take_along_axis(x_BxP, rows_BxP, axis=0)
+  return jnp.where(jax.random.bernoulli(mask_key, share, x_BxP.shape), others_BxP, x_BxP)
