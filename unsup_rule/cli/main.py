@@ -33,15 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
   try:
-    code = _run(_arguments(argv))
-    if sys.stdout is not None:
-      sys.stdout.flush()  # A reader that is gone shows here.
-    return code
+    return _run(_arguments(argv))
   except UnsupRuleError as error:
     return _failed(str(error))
-  except BrokenPipeError:
-    # Whoever read, such as head, has enough; nothing is to be written at the end either.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except BrokenPipeError:  # Whoever read, such as head, has enough.
     return 0
   except RuntimeError as error:
     if not str(error).startswith("Unable to initialize backend"):
@@ -49,6 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _failed(f"{str(error).splitlines()[0]}; set JAX_PLATFORMS to what is there, such as cpu")
   except KeyboardInterrupt:
     return 130
+  finally:
+    _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+  """Writes what waits to be written; where that fails, Python is not to try again at its end."""
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except (OSError, ValueError, AttributeError):  # full or gone, closed, None
+      with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -21,10 +21,10 @@ _SMOOTHING_SPAN = 20
 _NOBODY_THERE = (OSError, ValueError)
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
   """Writes a line to a stream, stderr by default, if it can be written."""
   with contextlib.suppress(*_NOBODY_THERE):
-    print(text, file=stream or sys.stderr, flush=True)
+    print(text, file=stream or sys.stderr, end=end, flush=True)
 
 
 class Progress:
