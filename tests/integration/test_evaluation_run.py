@@ -175,3 +175,22 @@ def test_theta_of_another_width_is_one_line(tmp_path, capsys):
   asked = arguments(tmp_path / "out", methods("rule"), "evaluate.n_outputs=16", rule=rule)
   assert evaluate(asked) == 2
   assert "embedding of 8 units, the suite has 16" in capsys.readouterr().err
+
+
+def test_a_rule_is_scored_against_another_of_the_same_theta(tmp_path, capsys):
+  """Two rules that differ in their step size alone, as the shipped ones do."""
+  rules = [rule_folder(tmp_path / name, learning_rate=r) for name, r in (("a", 0.003), ("b", 1.0))]
+  asked = arguments(tmp_path / "out", methods("rule", "inputs"), "evaluate.score=True")
+  assert evaluate([*asked, f"--rule={rules[0]}", f"--against={rules[1]}"]) == 0
+  out = capsys.readouterr().out
+  head, problem, mean = out.splitlines()[:3]
+  assert head.endswith("a minus b")
+  assert problem.startswith("digits, 10-way, 1x12")
+  a, b = problem.split("1x12")[1].split()[:2]
+  assert a != b
+  assert mean.startswith("mean of normalised accuracies")
+  assert (tmp_path / "out" / "scores.txt").read_text() in out
+  assert not (tmp_path / "out" / "report.html").exists()
+  assert "3 cells measured, 0 failed" in out
+  assert evaluate([*asked, f"--against={rules[1]}"]) == 2
+  assert "give the rule with --rule" in capsys.readouterr().err

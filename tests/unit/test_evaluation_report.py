@@ -2,6 +2,7 @@
 
 import pytest
 
+from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import claims, report, summary
 from unsup_rule.evaluation.suite import Suite
 
@@ -112,3 +113,20 @@ def test_the_pages_say_the_same_and_escape_what_they_must(tmp_path):
   copied = (tmp_path / "docs" / "results.md").read_text()
   assert "(results/few_shot.png)" in copied
   assert (tmp_path / "docs" / "results" / "few_shot.png").exists()
+
+
+def test_the_short_table_names_the_strongest_rival_and_stands_between_its_marks(tmp_path):
+  report.write(tmp_path, Suite(), rows(data=DATA), "", None)
+  page = tmp_path / "README.md"
+  page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+  report.copy_table(tmp_path, page)
+  text = page.read_text()
+  assert text.startswith("before\n<!-- results -->\n| |")
+  assert text.endswith("<!-- /results -->\nafter\n")
+  assert "old" not in text
+  assert "strongest rivals: raw inputs on mnist 14x14 (0.830 ± 0.010)" in text
+  for line in text.splitlines():
+    assert not line.startswith("| ") or line in (tmp_path / "results.md").read_text()
+  page.write_text("no marks")
+  with pytest.raises(UnsupRuleError, match=r"README\.md has no <!-- results -->"):
+    report.copy_table(tmp_path, page)

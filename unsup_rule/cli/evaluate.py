@@ -2,18 +2,18 @@
 
 import argparse
 import hashlib
-import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+from unsup_rule import storage
 from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import cores
 from unsup_rule.meta import lock
 
 if TYPE_CHECKING:
-  from unsup_rule.evaluation.plan import Plan, Work
+  from unsup_rule.evaluation.plan import Plan
   from unsup_rule.evaluation.store import Row
 
 
@@ -45,6 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="also write the report there in Markdown, such as docs/results.md, its figures beside it",
   )
   parser.add_argument(
+    "--table",
+    action="append",
+    default=[],
+    type=pathlib.Path,
+    metavar="FILE",
+    help="also put the short table between <!-- results --> and <!-- /results --> of a page, such "
+    "as README.md (repeatable)",
+  )
+  parser.add_argument(
     "--processes",
     type=int,
     metavar="N",
@@ -65,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     raise UnsupRuleError("--against compares a rule with another; give the rule with --rule")
   if arguments.processes is not None and arguments.processes < 0:
     raise UnsupRuleError(f"--processes is {arguments.processes}; give 1 or more, or 0 for none")
+  if arguments.page is not None and not str(arguments.page).endswith(".md"):
+    raise UnsupRuleError(f"--page is {arguments.page}; give a file that ends in .md")
   if arguments.out is None:
     name = pathlib.Path(arguments.config_file[-1]).stem if arguments.config_file else "bindings"
     arguments.out = pathlib.Path("evaluations", name)
@@ -94,12 +105,19 @@ def _run(arguments: argparse.Namespace) -> int:
   count = cores.available() if arguments.processes is None else arguments.processes
   rows = runner.run(work.cells, results, arguments.out, origin, asked, count)
   store.write_csv(arguments.out / "results.csv", rows)
-  ours = [row for row in rows if row["identity"].get("theta") in (None, work.theta_sha256)]
-  page = report.write(arguments.out, work.suite, ours, work.text, arguments.rule)
-  if arguments.page is not None:
-    report.copy_page(arguments.out, arguments.page)
+  by_key = {row["key"]: row for row in rows}
+  own = [by_key[cell.key] for cell in work.own]
   if work.suite.score:
-    print(_scores(rows, work, asked))
+    against = [by_key[cell.key] for cell in work.against]
+    page = arguments.out / "scores.txt"
+    storage.write_text(page, _scores(own, against, asked) + "\n")
+    print(page.read_text(), end="")
+  else:
+    page = report.write(arguments.out, work.suite, own, work.text, arguments.rule)
+    if arguments.page is not None:
+      report.copy_page(arguments.out, arguments.page)
+    for other in arguments.table:
+      report.copy_table(arguments.out, other)
   failed = sum(row["status"] != "ok" for row in rows)
   print(f"{page}: {len(rows) - failed} cells measured, {failed} failed")
   if failed:
@@ -110,19 +128,20 @@ def _run(arguments: argparse.Namespace) -> int:
   return 1 if failed else 0
 
 
-def _scores(rows: "list[Row]", work: "Work", asked: "Plan") -> str:
+def _scores(own: "list[Row]", against: "list[Row]", asked: "Plan") -> str:
   """The table of the rule, the other rule and the baselines, ending in one number."""
   from unsup_rule.evaluation import plan, scores
 
   named: dict[str, list[Row]] = {}
-  for rule, digest in ((asked.rule, work.theta_sha256), (asked.against, work.against_sha256)):
-    if rule is not None:
-      name = plan.rule_name(os.fspath(rule))
-      found = [row for row in rows if row["identity"].get("theta") == digest]
-      named[name if name not in named else f"{name} (against)"] = found
-  for row in rows:
+  if asked.rule is not None:
+    named[plan.rule_name(asked.rule)] = [row for row in own if row["method"] == "rule"]
+  if asked.against is not None:
+    name = plan.rule_name(asked.against)
+    named[name if name not in named else f"{name} (against)"] = against
+  for row in own:
     if row["method"] != "rule":
       named.setdefault(row["label"], []).append(row)
-  ok = {name: [row for row in of if row["status"] == "ok"] for name, of in named.items()}
-  lines = scores.scores(ok)
+  lines = scores.scores(
+    {name: [row for row in rows if row["status"] == "ok"] for name, rows in named.items()}
+  )
   return scores.table(lines) if lines else "no problem on which all methods were measured"

@@ -33,16 +33,19 @@ class Work:
   Attributes:
     suite: what the gin files ask for.
     text: of the configuration.
-    cells: all that is to be measured, those of `against` last.
-    theta_sha256: of the rule, or "".
-    against_sha256: of the other rule, or "".
+    own: cells of the report: the rule and its rivals.
+    against: cells of the other rule; none without one.
   """
 
   suite: Suite
   text: str
-  cells: list[Cell]
-  theta_sha256: str
-  against_sha256: str
+  own: list[Cell]
+  against: list[Cell]
+
+  @property
+  def cells(self) -> list[Cell]:
+    """All that is to be measured, each once; two rules may be one and the same."""
+    return list({cell.key: cell for cell in (*self.own, *self.against)}.values())
 
 
 def read(plan: Plan) -> Work:
@@ -56,10 +59,9 @@ def read(plan: Plan) -> Work:
   suite = Suite()
   rule, theta_sha256 = _loaded(plan.rule)
   other, against_sha256 = _loaded(plan.against)
-  cells = {cell.key: cell for cell in suite.cells(rule, theta_sha256)}
-  if other is not None:
-    cells |= {c.key: c for c in suite.cells(other, against_sha256) if c.name == "rule"}
-  return Work(suite, text, list(cells.values()), theta_sha256, against_sha256)
+  against = [] if other is None else suite.cells(other, against_sha256)
+  own = suite.cells(rule, theta_sha256)
+  return Work(suite, text, own, [cell for cell in against if cell.name == "rule"])
 
 
 def _loaded(rule: str | os.PathLike | None):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jinja2
 
 from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import claims, comparison, summary
 from unsup_rule.evaluation.comparison import Difference, Value
 from unsup_rule.evaluation.figures import fewshot, inside, layers, meta_training, steps, sweeps
@@ -17,6 +18,9 @@ from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Suite
 from unsup_rule.tasks.fewshot import HEADLINE, PROBE_NAMES
 
+_BEGIN, _END = "<!-- results -->", "<!-- /results -->"
+_SHORT = 4  # data sets of the table for other pages
+_PAPER = ("untrained", "vae", "supervised", "pca")
 _VARIED = ("width", "hidden_layers", "nonlinearity", "batch_size")
 # Figures of the Markdown page; the HTML page has all.
 _SHOWN = ("few_shot", "layers", "sweep_width", "sweep_hidden_layers", "sweep_nonlinearity", "steps")
@@ -29,7 +33,7 @@ def write(
   config_text: str,
   rule_folder: str | os.PathLike | None,
 ) -> pathlib.Path:
-  """Writes `figures/*.png`, `report.html` and `results.md`; returns the path of `report.html`."""
+  """Writes `figures/*.png`, `report.html`, `results.md` and `table.md`; returns the first page."""
   figures, absent = _figures(folder, rows, rule_folder)
   for figure in figures:
     storage.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
@@ -43,6 +47,8 @@ def write(
   path = folder / "report.html"
   storage.write_text(path, _render("report.html.jinja", content))
   storage.write_text(folder / "results.md", _render("results.md.jinja", content))
+  table = summary.headline(rows)
+  storage.write_text(folder / "table.md", "" if table is None else _short_table(table))
   return path
 
 
@@ -54,6 +60,35 @@ def copy_page(folder: pathlib.Path, page: pathlib.Path) -> None:
     if f"(figures/{name}.png)" in text:
       storage.write_bytes(page.with_suffix("") / figure.name, figure.read_bytes())
   storage.write_text(page, text.replace("(figures/", f"({page.stem}/"))
+
+
+def copy_table(folder: pathlib.Path, page: pathlib.Path) -> None:
+  """Puts `table.md` between the marks <!-- results --> and <!-- /results --> of a page.
+
+  Raises:
+    UnsupRuleError: the page has no such marks.
+  """
+  before, begin, rest = page.read_text().partition(_BEGIN)
+  _, end, after = rest.partition(_END)
+  if not end:
+    raise UnsupRuleError(f"{page} has no {_BEGIN} and {_END}; put them where the table is to be")
+  table = (folder / "table.md").read_text()
+  storage.write_text(page, f"{before}{begin}\n{table}\n{end}{after}")
+
+
+def _short_table(table: summary.Headline) -> str:
+  """The first data sets; the rule, the strongest rival of each, and what the paper compares."""
+  data = table.data[:_SHORT]
+  strongest = {label: table.strongest(label) for label in data}
+  chosen = [
+    line
+    for line in table.lines
+    if line.is_rule or line in strongest.values() or line.method in _PAPER
+  ]
+  named = "; ".join(
+    f"{line.label} on {label} ({_value(line.values[label])})" for label, line in strongest.items()
+  )
+  return f"{markdown_table(data, chosen)}\n\nThe strongest rivals: {named}."
 
 
 def _render(template: str, content: dict[str, object]) -> str:

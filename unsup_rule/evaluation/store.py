@@ -86,6 +86,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
       "data": data["name"],
       "resolution": data["resolution"],
       "classes": " ".join(map(str, data["classes"])),
+      **{name: data[name] for name in ("grey", "words", "thickness", "shading")},
       "train_split": data["train_split"],
       "test_split": data["test_split"],
       **{name: identity[name] for name in _SETTING_COLUMNS},

@@ -96,7 +96,7 @@ class Suite:
   Attributes:
     title: of the report.
     about: a sentence or two under it.
-    score: whether the command ends with a table and one number, see `scores`.
+    score: whether the command makes a table and one number, see `scores`, in place of a page.
     methods: "rule", keys of `BASELINES`, and names of `optimizers`.
     data: data sets, each a name or a dictionary of `Data`'s attributes.
     widths, hidden_layers, nonlinearities, permute, batch_sizes: lists, see `Setting`.

@@ -21,6 +21,7 @@ class Line:
 
   Attributes:
     label: for people.
+    method: its name in gin.
     about, source: what it is, and who published it.
     is_rule: whether it is the rule.
     reference: whether it sees what the others do not.
@@ -30,6 +31,7 @@ class Line:
   """
 
   label: str
+  method: str
   about: str
   source: str
   is_rule: bool
@@ -132,6 +134,7 @@ def _line(of: dict[str, Row], rule: dict[str, Row], probe: str) -> Line:
       differences[label] = comparison.difference(mine, value)
   return Line(
     first["label"],
+    first["method"],
     first["about"],
     first.get("source", ""),
     is_rule,
