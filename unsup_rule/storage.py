@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -218,6 +219,7 @@ class Container:
         header = json.loads(bytes(_array(entries.pop(_HEADER), np.dtype(np.uint8))))
         found = header["format"], header.get("kind", kind)
       except DAMAGE as error:
+        _raise_if_unreadable(error)
         raise DamagedError(path, f"no {kind} in it: {_reason(error)}") from error
       if found[1] != kind:
         raise DamagedError(path, f"it is a {found[1]}, not a {kind}")
@@ -229,6 +231,7 @@ class Container:
       try:
         arrays = _checked(entries, header["arrays"], header["sha256"])
       except DAMAGE as error:
+        _raise_if_unreadable(error)
         raise DamagedError(path, _reason(error)) from error
     values = {name: value for name, value in header.items() if name not in _OWN}
     return cls(kind, found[0], arrays, values)
@@ -241,6 +244,12 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
     total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
   return total.hexdigest()
+
+
+def _raise_if_unreadable(error: BaseException) -> None:
+  """Raises an error of the disk again; a place outside of the file is the file's own fault."""
+  if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+    raise error
 
 
 def check_fit(

@@ -21,7 +21,7 @@ from unsup_rule.meta import checkpoint
 _STEPS = 200
 
 
-def _start(folder, *bindings, before=None) -> subprocess.Popen:
+def _start(folder, *bindings, before=None, output=None) -> subprocess.Popen:
   """Starts `unsup-rule train` on small quadratics in a process of its own."""
   gin_file = folder.parent / "quadratics.gin"
   gin_file.write_text(meta_problems.GIN)
@@ -34,7 +34,8 @@ def _start(folder, *bindings, before=None) -> subprocess.Popen:
   ]
   return subprocess.Popen(
     [sys.executable, "-m", "unsup_rule", *arguments],
-    stderr=subprocess.PIPE,
+    stdout=output,
+    stderr=output or subprocess.PIPE,
     text=True,
     preexec_fn=before,
   )
@@ -141,3 +142,10 @@ def test_a_full_disk_shows_before_training(tmp_path):
   )
   assert "Traceback" not in errors
   assert "compiling" not in errors
+
+
+def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path):
+  with open("/dev/full", "w") as full:
+    process = _start(tmp_path / "run", "run_train.num_steps=3", output=full)
+    assert process.wait(300) == 0
+  assert json.loads((tmp_path / "run" / "summary.json").read_text())["outer_steps"] == 3

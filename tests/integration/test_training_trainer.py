@@ -131,7 +131,12 @@ def test_time_limit_counts_over_sessions(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+  ("number", "raised"),
+  [
+    (signal.SIGINT, KeyboardInterrupt),
+    (signal.SIGTERM, SystemExit),
+    (signal.SIGHUP, SystemExit),
+  ],
 )
 def test_a_signal_ends_after_the_step_with_all_saved(tmp_path, number, raised):
   def send(call):
@@ -142,7 +147,7 @@ def test_a_signal_ends_after_the_step_with_all_saved(tmp_path, number, raised):
   with pytest.raises(raised) as caught:
     _train(tmp_path, meta_problems.FakeEstimator(on_call=send), num_steps=10)
   if raised is SystemExit:
-    assert caught.value.code == 143
+    assert caught.value.code == 128 + number
   assert signal.getsignal(number) is handler
   assert checkpoint.load_state(tmp_path)["step"] == 3
   assert not (tmp_path / "summary.json").exists()
@@ -278,6 +283,19 @@ def test_curve_of_a_killed_session_is_cut_back(tmp_path):
     "step,seconds,loss,gradient_norm,theta_mean_abs,dropped\n"
     "1,0.5,0.3333333,nan,1,0\n2,1,0.3333333,nan,1,0\n"
   )
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"x,"])
+def test_a_damaged_curve_is_put_aside(tmp_path, damage):
+  _train(tmp_path)
+  path = tmp_path / "curve.csv"
+  content = path.read_bytes()
+  spoilt = content[:-30] + damage + content[-30:]
+  path.write_bytes(spoilt.replace(b"\n4,", b"\nfour,"))
+  with pytest.warns(UserWarning, match=r"curve\.csv is damaged .* it is .*damaged_curve\.csv now"):
+    _train(tmp_path, num_steps=6)
+  assert [int(row["step"]) for row in _rows(tmp_path)] == [5, 6]
+  assert (tmp_path / "damaged_curve.csv").stat().st_size > 100
 
 
 def test_moving_average_by_hand():

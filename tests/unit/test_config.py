@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import pathlib
+import sys
 
 import gin
 import jax
@@ -79,7 +80,12 @@ def test_a_binding_stays_on_one_line(tmp_path):
     ("run_train.num_steps = ", "a.gin line 2: gin syntax: Unable to parse value."),
     ("run_train.num_steps 7", "a.gin line 2: gin syntax:"),
     ("run_train.num_steps = [1,", "a.gin"),
-    ("import no_such_module", "a.gin line 2: No module named 'no_such_module'"),
+    (
+      "import os",
+      "a.gin line 2: imports 'os', whose code would run; if you trust the file, allow it with",
+    ),
+    ("from shutil import rmtree", "a.gin line 2: imports 'shutil', whose code would run"),
+    ("import unsup_rule.none", "a.gin line 2: No module named 'unsup_rule.none'"),
     ("zzz_qqq.x = 1", "No configurable matching 'zzz_qqq'; check the spelling, or import"),
     ("run_train.num_steps = %stepz\nsteps = 3", "macro %stepz has no value; did you mean 'steps'?"),
     ("a = %b\nb = %a\nrun_train.num_steps = %a", "macro %a refers to itself"),
@@ -112,6 +118,21 @@ def test_missing_optimizer_and_missing_import():
     settings.read(gin_files.parse([], ["run_train.num_steps = 1"]))
   with pytest.raises(UnsupRuleError, match="cannot import 'no_such_module' for gin"):
     gin_files.parse([], [], ["no_such_module"])
+
+
+def test_what_a_file_imports_must_be_allowed(tmp_path, monkeypatch):
+  (tmp_path / "another_module_for_gin.py").write_text(
+    "import gin\n@gin.configurable\ndef k(a=0): ...\n"
+  )
+  monkeypatch.syspath_prepend(str(tmp_path))
+  path = _write(tmp_path / "a.gin", "import another_module_for_gin\nk.a = 3\n")
+  outer = _write(tmp_path / "b.gin", "include 'a.gin'\n")
+  for one in (path, outer):
+    with pytest.raises(UnsupRuleError, match=r"a\.gin line 1: imports 'another_module_for_gin'"):
+      gin_files.parse([one])
+  assert "another_module_for_gin" not in sys.modules
+  gin_files.parse([outer], [], ["another_module_for_gin"])
+  assert gin.query_parameter("k.a") == 3
 
 
 def test_imports_make_names_known(tmp_path, monkeypatch):

@@ -103,8 +103,22 @@ def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(tmp_path, da
   with pytest.warns(UserWarning, match="checkpoint_8 is damaged"):
     assert checkpoint.load_state(tmp_path)["step"] == 4
   # Once the run goes on, the damaged one does not stay in front of the sound ones.
+  damaged = newest.read_bytes()
   checkpoint.save_state(tmp_path, 5, {"step": 5})
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_4", "checkpoint_5"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+    "checkpoint_4",
+    "checkpoint_5",
+    "damaged_checkpoint_8",
+  ]
+  assert (tmp_path / "damaged_checkpoint_8").read_bytes() == damaged
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(tmp_path):
+  checkpoint.save_state(tmp_path, 4, {"step": 4})
+  (tmp_path / "checkpoint_8").mkdir()
+  with pytest.raises(UnsupRuleError, match=r"cannot read .*checkpoint_8: .*; make it readable, or"):
+    checkpoint.load_state(tmp_path)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_4", "checkpoint_8"]
 
 
 def test_only_damaged_checkpoints_is_an_error(tmp_path):

@@ -1,6 +1,7 @@
 """The command `unsup-rule`. Each subcommand is a module, imported only when it runs."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import pathlib
@@ -32,14 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
   try:
-    code = _run(_arguments(argv))
-    sys.stdout.flush()  # A reader that is gone shows here.
-    return code
+    return _run(_arguments(argv))
   except UnsupRuleError as error:
     return _failed(str(error))
-  except BrokenPipeError:
-    # Whoever read, such as head, has enough; nothing is to be written at the end either.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except BrokenPipeError:  # Whoever read, such as head, has enough.
     return 0
   except RuntimeError as error:
     if not str(error).startswith("Unable to initialize backend"):
@@ -47,6 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _failed(f"{str(error).splitlines()[0]}; set JAX_PLATFORMS to what is there, such as cpu")
   except KeyboardInterrupt:
     return 130
+  finally:
+    _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+  """Writes what waits to be written; where that fails, Python is not to try again at its end."""
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except (OSError, ValueError, AttributeError):  # full or gone, closed, None
+      with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -87,5 +96,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _failed(message: str) -> int:
   """Says in one line what went wrong; gin adds lines on where it was called from."""
-  print(f"unsup-rule: error: {message.splitlines()[0]}", file=sys.stderr)
+  with contextlib.suppress(OSError, ValueError):
+    print(f"unsup-rule: error: {message.splitlines()[0]}", file=sys.stderr)
   return 2

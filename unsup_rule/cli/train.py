@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
   with lock.exclusive(folder):
     pass
   from unsup_rule.machine import cores
-  from unsup_rule.meta import estimators, gin_files, heldout, loop, settings, summary
+  from unsup_rule.meta import estimators, gin_files, heldout, loop, progress, settings, summary
 
   text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
   cores.as_devices(at_most=estimators.most_groups())
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     raise UnsupRuleError(
       "JAX_ENABLE_X64 is set, and learned_optimization's estimators compute in float32; unset it"
     )
-  print(f"training on {cores.devices()}", file=sys.stderr)
+  progress.say(f"training on {cores.devices()}")
   loop.train(folder, settings.read(text, arguments.gin_import))
-  print(summary.describe(folder))
+  progress.say(summary.describe(folder), sys.stdout)
   return 0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import progress
 
 _TABLE_SECONDS = 1.0
 _LINE_SECONDS = 30.0
@@ -38,7 +39,7 @@ class Display:
   def say(self, text: str) -> None:
     """Prints a line above the table."""
     self._erase()
-    print(text, file=self._stream, flush=True)
+    progress.say(text, self._stream)
 
   def refresh(self) -> None:
     """Draws where it is time to."""
@@ -65,10 +66,10 @@ class Display:
     lines = [line[: size.columns - 1] for line in self._table.splitlines()]
     lines = lines[: max(size.lines - 2, 1)]
     self._erase()
-    print("\n".join(lines), file=self._stream, flush=True)
+    progress.say("\n".join(lines), self._stream)
     self._lines = len(lines)
 
   def _erase(self) -> None:
     if self._lines:
-      print(f"\x1b[{self._lines}F\x1b[J", end="", file=self._stream)
+      progress.say(f"\x1b[{self._lines}F\x1b[J", self._stream, end="")
       self._lines = 0

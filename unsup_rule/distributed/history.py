@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
 
 
 def add(
@@ -44,6 +45,13 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
   path = folder / "history.csv"
   if not path.exists():
     return []
+  try:
+    return _rows(path)
+  except (csv.Error, *storage.DAMAGE) as error:
+    raise UnsupRuleError(f"{path} is damaged ({error}); restore it or move it away") from error
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
   with open(path, newline="", encoding="utf-8") as stream:
     return [
       {

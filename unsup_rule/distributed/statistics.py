@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
 
 Report = dict[str, Any]  # As JSON has it: numbers, texts, lists and dictionaries of them.
 REFUSALS: Mapping[str, str] = {
@@ -33,6 +34,10 @@ class RestartCounts:
       }
     except FileNotFoundError:
       self._counts = {}
+    except storage.DAMAGE as error:
+      raise UnsupRuleError(
+        f"{self._path} is damaged ({error}); restore it, or start anew in another --train_log_dir"
+      ) from error
 
   def next(self, name: str) -> int:
     """Counts a start of `name`; returns its number from 0. On disk when it returns."""

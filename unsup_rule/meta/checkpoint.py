@@ -98,7 +98,9 @@ def save_state(
   numbers = sorted(_numbered(folder), reverse=True)
   # Later ones are damaged: this run has passed over them.
   later = [number for number in numbers if number > step]
-  for number in later + numbers[len(later) + kept :]:
+  for number in later:
+    (folder / f"checkpoint_{number}").replace(folder / f"damaged_checkpoint_{number}")
+  for number in numbers[len(later) + kept :]:
     (folder / f"checkpoint_{number}").unlink(missing_ok=True)
   return path
 
@@ -109,7 +111,8 @@ def load_state(folder: str | pathlib.Path) -> State | None:
   Warns of each newer one that is damaged.
 
   Raises:
-    UnsupRuleError: there are checkpoints but all are damaged, or one is of a later format.
+    UnsupRuleError: there are checkpoints but all are damaged, or one cannot be read or is of a
+      later format.
   """
   folder = pathlib.Path(folder)
   numbers = sorted(_numbered(folder), reverse=True)
@@ -117,9 +120,13 @@ def load_state(folder: str | pathlib.Path) -> State | None:
     path = folder / f"checkpoint_{number}"
     try:
       return _read(path)
-    except (storage.DamagedError, OSError) as error:
-      reason = getattr(error, "reason", error)
-      warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=2)
+    except storage.DamagedError as error:
+      warnings.warn(f"{path} is damaged ({error.reason}); trying the one before it", stacklevel=2)
+    except OSError as error:
+      # It may be whole: going on from an earlier one would throw it away.
+      raise UnsupRuleError(
+        f"cannot read {path}: {error.strerror}; make it readable, or move it away"
+      ) from error
   if numbers:
     raise UnsupRuleError(
       f"every checkpoint in {folder} is damaged; restore one from a copy, or "

@@ -8,6 +8,7 @@ import csv
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -145,11 +146,24 @@ def _plot_validation(loss_axes: "Axes", steps: np.ndarray, accuracy: np.ndarray)
 
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
-  """Returns the columns and the whole rows of the file; a kill can leave half a row at its end."""
+  """Returns the columns and the whole rows of the file; a kill can leave half a row at its end.
+
+  The curve is there to be looked at: a damaged one is put aside, and the run goes on.
+  """
   if not path.exists():
     return [], []
-  with open(path, newline="", encoding="utf-8") as stream:
-    text = stream.read()
-  reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-  rows = [row for row in reader if None not in row.values() and None not in row]
+  try:
+    with open(path, newline="", encoding="utf-8") as stream:
+      text = stream.read()
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    rows = [row for row in reader if None not in row.values() and None not in row]
+    for row in rows:
+      int(row["step"])
+      for value in row.values():
+        float(value or "nan")
+  except (csv.Error, ValueError, KeyError) as error:
+    aside = path.with_name(f"damaged_{path.name}")
+    path.replace(aside)
+    warnings.warn(f"{path} is damaged ({error}); it is {aside} now", stacklevel=2)
+    return [], []
   return list(reader.fieldnames or ()), rows

@@ -5,6 +5,7 @@ The flags are those of the library's own entry points (`--config_file`, `--gin_b
 """
 
 import contextlib
+import contextvars
 import difflib
 import glob
 import importlib
@@ -51,6 +52,11 @@ REGISTERED_MODULES = (
 _GIN: Any = gin_config
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""")
+_IMPORT = re.compile(r"^\s*(?:import|from)\s+([\w.]+)")
+_OURS = ("unsup_rule", "learned_optimization", "__gin__")  # what a gin file may import unasked
+_may_import: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
+  "may_import", default=frozenset()
+)
 _LOCATION = re.compile(r"\n  In (?:file \"(?P<file>[^\"]*)\",|bindings string) line (?P<line>\d+)")
 _REQUIRED = re.compile(r"Required bindings for `(\S+)` not provided in config: \[(.*)\]")
 _MISSING = re.compile(
@@ -97,6 +103,7 @@ def parse(
     importlib.import_module(module)
   for module in imports:
     _import(module)
+  _may_import.set(frozenset(imports))
   # In front: a reader that gin brings along logs an error for each path that is not a file.
   if _READER not in _GIN._FILE_READERS:
     _GIN._FILE_READERS.insert(0, _READER)
@@ -250,11 +257,23 @@ def _open(path: str) -> _NamedText:
   for number, line in enumerate(
     pathlib.Path(real).read_text(encoding="utf-8-sig").splitlines(), start=1
   ):
+    if found := _IMPORT.match(line):
+      _check_import(found[1], f"{os.path.relpath(real)} line {number}")
     if match := _INCLUDE.match(line):
       found = _find(match[3], real, f"{os.path.relpath(real)} line {number}")
       line = f"{match[1]}{_SCHEME + found!r}{line[match.end() :]}"
     lines.append(line)
   return _NamedText("\n".join(lines) + "\n", os.path.relpath(real))
+
+
+def _check_import(module: str, where: str) -> None:
+  """Refuses a gin file that would run code which nobody asked for."""
+  allowed = {*_OURS, *_may_import.get()}
+  if not any(module == one or module.startswith(f"{one.removesuffix('.*')}.") for one in allowed):
+    raise UnsupRuleError(
+      f"{where}: imports {module!r}, whose code would run; if you trust the file, allow it with "
+      f"--gin_import={module}"
+    )
 
 
 _READER = (_open, lambda path: path.startswith(_SCHEME))

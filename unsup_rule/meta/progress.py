@@ -1,8 +1,13 @@
-"""Progress on stderr: a bar in a terminal, a line now and then in a file."""
+"""Progress on stderr: a bar in a terminal, a line now and then in a file.
 
+What is shown never decides over a run: a full disk behind stderr, or nobody there, is passed over.
+"""
+
+import contextlib
 import os
 import sys
 import time
+from typing import TextIO
 
 import tqdm
 
@@ -10,6 +15,16 @@ from unsup_rule.meta import curve
 
 _SECONDS_BETWEEN_LINES = 30.0
 _SMOOTHING_SPAN = 20
+
+
+# What writing to a stream raises that is full, gone or closed.
+_NOBODY_THERE = (OSError, ValueError)
+
+
+def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+  """Writes a line to a stream, stderr by default, if it can be written."""
+  with contextlib.suppress(*_NOBODY_THERE):
+    print(text, file=stream or sys.stderr, end=end, flush=True)
 
 
 class Progress:
@@ -39,7 +54,7 @@ class Progress:
       )
       self._bar.set_postfix_str("compiling the first step")
     else:
-      print(f"step {step}/{num_steps}: compiling the first step", file=sys.stderr, flush=True)
+      say(f"step {step}/{num_steps}: compiling the first step")
     self._seconds_before = seconds
 
   def update(self, step: int, loss: float, dropped: int) -> None:
@@ -49,18 +64,20 @@ class Progress:
     text = self._describe(step, now, dropped)
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
-      self._bar.update(step - self._bar.n)
+      with contextlib.suppress(*_NOBODY_THERE):
+        self._bar.update(step - self._bar.n)
     elif now - self._last_line >= _SECONDS_BETWEEN_LINES or step in (
       self._first_step + 1,
       self._num_steps,
     ):
       self._last_line = now
-      print(f"step {step}/{self._num_steps}: {text}", file=sys.stderr, flush=True)
+      say(f"step {step}/{self._num_steps}: {text}")
 
   def close(self) -> None:
     """Leaves the bar where it is."""
     if self._bar is not None:
-      self._bar.close()
+      with contextlib.suppress(*_NOBODY_THERE):
+        self._bar.close()
 
   def _describe(self, step: int, now: float, dropped: int) -> str:
     if step == self._first_step + 1:

@@ -1,15 +1,19 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the current step."""
+"""Ctrl-C, SIGTERM and SIGHUP as a wish to stop after the current step."""
 
 import signal
-import sys
 import threading
 from types import FrameType
 
-_WATCHED = (signal.SIGINT, signal.SIGTERM)
+from unsup_rule.meta import progress
+
+# A closed terminal too, where the system has such a signal.
+_WATCHED = tuple(
+  getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class StopRequest:
-  """Within it the first SIGINT or SIGTERM is only noted; a second SIGINT interrupts at once.
+  """Within it the first of these signals is only noted; a second SIGINT interrupts at once.
 
   Attributes:
     signal_number: of the signal that came, or None.
@@ -30,7 +34,7 @@ class StopRequest:
       signal.signal(number, handler)
 
   def raise_if_requested(self) -> None:
-    """Raises what the signal would have raised: KeyboardInterrupt, or SystemExit(143)."""
+    """Raises what stands for the signal: KeyboardInterrupt, or SystemExit(128 + its number)."""
     if self.signal_number == signal.SIGINT:
       raise KeyboardInterrupt
     if self.signal_number is not None:
@@ -40,4 +44,4 @@ class StopRequest:
     if self.signal_number is not None and number == signal.SIGINT:
       raise KeyboardInterrupt
     self.signal_number = number
-    print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+    progress.say("\nstopping after this step; Ctrl-C again stops at once")

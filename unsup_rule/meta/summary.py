@@ -3,11 +3,11 @@
 import json
 import os
 import pathlib
-import sys
 
 from learned_optimization.learned_optimizers import base as lopt_base
 
 from unsup_rule import storage
+from unsup_rule.meta import progress
 from unsup_rule.meta.options import HeldoutFn, measured
 
 
@@ -42,7 +42,7 @@ def write(
   }
   if heldout_fn is not None:
     for when, values in (("before", initial_theta), ("after", theta)):
-      print(f"measuring held-out accuracy {when} meta-training", file=sys.stderr, flush=True)
+      progress.say(f"measuring held-out accuracy {when} meta-training")
       found = measured("heldout_fn", heldout_fn, lopt, values)
       content |= {f"heldout_{name}_{when}": value for name, value in found.items()}
     content["standard_error"] = content["heldout_standard_error_after"]

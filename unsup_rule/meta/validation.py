@@ -1,9 +1,8 @@
 """Measurements of theta while it is trained."""
 
-import sys
-
 from learned_optimization.learned_optimizers import base as lopt_base
 
+from unsup_rule.meta import progress
 from unsup_rule.meta.options import TrainerOptions, measured
 
 _WORSE = 3.0  # Standard errors below the best from which on a measurement is worth a warning.
@@ -36,10 +35,6 @@ class Validation:
     warning = ""
     if self.best is not None and accuracy < self.best - _WORSE * error:
       warning = f"; it was {self.best:.3f}: a smaller outer step size may help"
-    print(
-      f"\nstep {step}: validation {accuracy:.3f} (standard error {error:.3f}){warning}",
-      file=sys.stderr,
-      flush=True,
-    )
+    progress.say(f"\nstep {step}: validation {accuracy:.3f} (standard error {error:.3f}){warning}")
     self.best = accuracy if self.best is None else max(accuracy, self.best)
     return {"validation": accuracy}

@@ -93,7 +93,11 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
     )
   archive = run_folder.read(path) if path.is_dir() else Archive.read(path)
   card = path.with_suffix(".md")
-  text = card.read_text(encoding="utf-8") if path.suffix == ".npz" and card.is_file() else ""
+  text = (
+    card.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".npz" and card.is_file()
+    else ""
+  )
   fields = {field.name: getattr(archive, field.name) for field in dataclasses.fields(archive)}
   return Pretrained(**fields, name=path.stem or path.name, card=text)
 
