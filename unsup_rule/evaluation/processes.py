@@ -108,7 +108,10 @@ class _Worker:
       message = self.connection.recv()
     except (EOFError, OSError):
       self._process.join()
-      reason = f"its process ended with code {self._process.exitcode}, for want of memory perhaps"
+      reason = (
+        f"its process ended with code {self._process.exitcode}: for want of memory, or since the "
+        "program was changed while it ran"
+      )
       row = self.cell.row(self._arguments[-1])
       message = {**row, "status": "failed", "reason": reason, "seconds": 0.0, "cpu_seconds": 0.0}
       self._begin()
