@@ -20,7 +20,7 @@ from unsup_rule.tasks.fewshot import HEADLINE, PROBE_NAMES
 
 _BEGIN, _END = "<!-- results -->", "<!-- /results -->"
 _SHORT = 4  # data sets of the table for other pages
-_PAPER = ("untrained", "vae", "supervised", "pca")
+_PAPER = ("untrained", "vae_best", "supervised", "pca")
 _VARIED = ("width", "hidden_layers", "nonlinearity", "batch_size")
 # Figures of the Markdown page; the HTML page has all.
 _SHOWN = ("few_shot", "layers", "sweep_width", "sweep_hidden_layers", "sweep_nonlinearity", "steps")
