@@ -92,6 +92,12 @@ def _pinned(folder, queue):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity")
+def test_a_folder_of_somebody_else_means_no_core_of_ones_own(tmp_path):
+  (tmp_path / "theirs").mkdir()
+  (tmp_path / "cores").symlink_to(tmp_path / "theirs")
+  assert affinity.pin_to_a_free_core(tmp_path / "cores") is None
+
+
 def test_each_worker_gets_a_core_of_its_own_until_it_ends(tmp_path):
   context = multiprocessing.get_context("spawn")
   queue = context.Queue()
@@ -229,3 +235,23 @@ def _wait_for_port(port, seconds=60):
     except OSError:
       time.sleep(0.2)
   raise AssertionError("the head does not answer")
+
+
+@pytest.mark.slow
+def test_ray_starts_here_whatever_the_surroundings_say(tmp_path):
+  """With the address of another cluster, and a deep temporary folder, as batch systems have."""
+  deep = tmp_path / ("d" * 60) / ("e" * 20)
+  deep.mkdir(parents=True)
+  code = (
+    "from unsup_rule.distributed import cluster\n"
+    "with cluster.connected(None, 1) as ray:\n"
+    "  print(ray.get(ray.remote(lambda: 3).remote()))\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1", "TMPDIR": str(deep)},
+  )
+  assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from unsup_rule.evaluation.methods.local import LocalLearning
 from unsup_rule.evaluation.methods.self_supervised import SCARF
 from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
 from unsup_rule.evaluation.methods.supervised import Supervised
+from unsup_rule.evaluation.methods.umap import UMAP
 from unsup_rule.evaluation.setting import Data, Inputs
 from unsup_rule.evaluation.suite import Cell
 from unsup_rule.plugin.local import Sanger
@@ -44,8 +46,8 @@ QUICK |= {
   "scarf": lambda: BestStep(SCARF(head=8), (1, 3)),
   "sanger": lambda: BestStep(LocalLearning(Sanger()), (1, 3)),
 }
-# Prototypes read a data set of their own; references may see what others may not.
-ALONE = sorted(set(QUICK) - {"prototypes", *REFERENCES, *TRAINED_ALIKE})
+# Prototypes read a data set of their own, UMAP is an extra; references may see what others may not.
+ALONE = sorted(set(QUICK) - {"prototypes", "umap", *REFERENCES, *TRAINED_ALIKE})
 
 
 @pytest.fixture
@@ -261,3 +263,14 @@ def test_training_on_all_labels_reads_the_train_labels_and_no_others(blob_data):
   blob_data["train"] = blobs("train", labels_seed=1)
   other = next(AllLabels(steps=3).prepare(setting(), train)(0, episodes))
   assert not np.array_equal(first.features_DxExF, other.features_DxExF)
+
+
+def test_umap_without_its_package_names_the_extra(monkeypatch):
+  monkeypatch.setitem(sys.modules, "umap", None)  # as Python marks what cannot be imported
+  with pytest.raises(UnsupRuleError, match=r"needs the package umap-learn; pip install .*\[umap\]"):
+    UMAP().prepare(setting(), Inputs.of(blobs("train")))
+
+
+def test_umap_tells_blobs_apart(blob_data):
+  pytest.importorskip("umap")
+  assert np.mean(measured(UMAP(4, neighbours=5))[-1]["cv"]) > 0.9

@@ -1,5 +1,7 @@
 """The authors' checkpoints."""
 
+import shutil
+
 import numpy as np
 import pytest
 from folders import GOLDEN
@@ -27,6 +29,12 @@ def test_imports_every_parameter(imported):
   for module, leaves in expected.items():
     for leaf, value in leaves.items():
       np.testing.assert_array_equal(theta[module][leaf], value, err_msg=f"{module}/{leaf}")
+
+
+def test_paths_that_look_like_patterns_are_read(imported, tmp_path):
+  shutil.copytree(GOLDEN / "default_ckpt", tmp_path / "ck=[1,2]*")
+  assert main(["import-tf", str(tmp_path / "ck=[1,2]*"), str(tmp_path / "out")]) == 0
+  assert (tmp_path / "out" / "params").read_bytes() == (imported / "params").read_bytes()
 
 
 def test_reproduces_the_recording(imported, capsys):

@@ -1,7 +1,10 @@
 """`unsup-rule import-tf CHECKPOINT OUT`: the authors' TensorFlow 1 weights as a theta of ours."""
 
 import argparse
+import contextlib
 import pathlib
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -49,14 +52,26 @@ def read_checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
   import tensorflow as tf
 
   try:
-    reader = tf.train.load_checkpoint(prefix)
-    names = [n for n in reader.get_variable_to_shape_map() if n.startswith(THETA_PREFIX)]
-    return {name: reader.get_tensor(name) for name in names}
+    with _plain(pathlib.Path(prefix)) as plain:
+      reader = tf.train.load_checkpoint(str(plain))
+      names = [n for n in reader.get_variable_to_shape_map() if n.startswith(THETA_PREFIX)]
+      return {name: reader.get_tensor(name) for name in names}
   except (tf.errors.OpError, ValueError, RuntimeError) as error:
     reason = str(error).splitlines()[0][:200]
     raise UnsupRuleError(
       f"{prefix} cannot be read ({reason}); copy the checkpoint again"
     ) from error
+
+
+@contextlib.contextmanager
+def _plain(prefix: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The same files under a plain path: TensorFlow takes brackets and the like for patterns."""
+  with tempfile.TemporaryDirectory(prefix="unsup-rule-") as folder:
+    for path in prefix.parent.iterdir():
+      if path.name.startswith(f"{prefix.name}."):
+        suffix = path.name.removeprefix(prefix.name)
+        pathlib.Path(folder, f"checkpoint{suffix}").symlink_to(path.resolve())
+    yield pathlib.Path(folder, "checkpoint")
 
 
 def check(theta: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> Sizes:

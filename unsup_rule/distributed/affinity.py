@@ -8,6 +8,7 @@ import tempfile
 from typing import IO
 
 from unsup_rule import storage
+from unsup_rule.errors import UnsupRuleError
 
 # Held as long as the process lives; the kernel lets go of the lock however it ends.
 _held: dict[int, IO] = {}
@@ -23,14 +24,17 @@ def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
 
   Returns:
     The core, the same one if called again; None, and nothing changed, where each is taken or the
-    system knows no affinity.
+    system knows no affinity, or another user has the folder.
   """
   if _held:
     return next(iter(_held))
   if not hasattr(os, "sched_setaffinity"):
     return None
   folder = folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{os.getuid()}"
-  storage.private_folder(folder)
+  try:
+    storage.private_folder(folder)
+  except UnsupRuleError:  # Somebody else made it: workers do without cores of their own.
+    return None
   for core in sorted(os.sched_getaffinity(0)):
     stream = open(folder / str(core), "w")  # noqa: SIM115  Stays open, see `_held`.
     try:

@@ -26,6 +26,8 @@ from unsup_rule.errors import UnsupRuleError
 
 _PROBE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 10.0
+# A socket's path has at most 107 characters, of which Ray takes some 75.
+_LONGEST_FOLDER = 20
 _OBJECT_STORE_BYTES = 512 * 2**20
 # What decides how a process behaves, and is not inherited by processes on a cluster.
 _INHERITED = (
@@ -101,6 +103,7 @@ def _started_here(n_workers: int) -> Iterator[ModuleType]:
   try:
     with _one_line("cannot start Ray on this machine"):
       ray.init(
+        address="local",  # whatever RAY_ADDRESS says
         num_cpus=max(n_workers, os.cpu_count() or 1),
         include_dashboard=False,
         namespace=actors.NAMESPACE,
@@ -147,7 +150,11 @@ def _gone(processes: list[psutil.Process]) -> None:
 @functools.cache  # Ray reads its token once in the life of a process.
 def _own_folder() -> pathlib.Path:
   """Makes a folder for this process alone. Its path is short, as those of sockets must be."""
-  folder = pathlib.Path(tempfile.mkdtemp(prefix="ur-"))
+  shared = tempfile.gettempdir()
+  if len(shared) > _LONGEST_FOLDER:
+    # Batch systems give each job a long one.
+    shared = next((one for one in ("/tmp", "/var/tmp") if os.access(one, os.W_OK)), shared)
+  folder = pathlib.Path(tempfile.mkdtemp(prefix="ur-", dir=shared))
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return folder
 
@@ -164,8 +171,7 @@ def _import_ray(**variables: str) -> ModuleType:
 def _check_token(given: str | None) -> None:
   if given is None and "RAY_AUTH_TOKEN" in os.environ:
     return
-  default = pathlib.Path.home() / ".ray" / "auth_token"
-  path = pathlib.Path(given or os.environ.get("RAY_AUTH_TOKEN_PATH") or default)
+  path = storage.expanded(given or os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token")
   try:
     mode = path.stat().st_mode
   except OSError as error:

@@ -20,6 +20,7 @@ from unsup_rule.evaluation.methods.self_supervised import SCARF, VICReg
 from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
 from unsup_rule.evaluation.methods.supervised import Supervised
 from unsup_rule.evaluation.methods.transductive import LaplaceLearning, PoissonLearning
+from unsup_rule.evaluation.methods.umap import UMAP
 from unsup_rule.plugin.local import ForwardForward, KrotovHopfield, Sanger, SoftHebb
 
 LOCAL_STEPS = (10, 30, 100, 300, 1000)  # after which a hand-made rule is at its best or past it
@@ -39,6 +40,7 @@ BASELINES: dict[str, Callable[[], Method]] = {
   "kmeans512": lambda: KMeans(clusters=512),
   "sparse_coding": SparseCoding,
   "spectral": SpectralEmbedding,
+  "umap": UMAP,
   "sanger": lambda: BestStep(LocalLearning(Sanger()), LOCAL_STEPS),
   "krotov_hopfield": lambda: BestStep(LocalLearning(KrotovHopfield()), LOCAL_STEPS),
   "softhebb": lambda: BestStep(LocalLearning(SoftHebb()), LOCAL_STEPS),

@@ -21,7 +21,7 @@ from unsup_rule.tasks.fewshot import Episodes
 Spread = Callable[[graphs.Graph, np.ndarray, np.ndarray], np.ndarray]
 
 _TOLERANCE = 1e-5  # of the residual, relative to the right side
-_LEAK = 1e-6
+_LEAST_STEPS, _MOST_STEPS = 50, 500  # of Poisson learning
 
 
 def laplace(graph: graphs.Graph, rows_K: np.ndarray, y_KxW: np.ndarray) -> np.ndarray:
@@ -38,16 +38,26 @@ def laplace(graph: graphs.Graph, rows_K: np.ndarray, y_KxW: np.ndarray) -> np.nd
 
 
 def poisson(graph: graphs.Graph, rows_K: np.ndarray, y_KxW: np.ndarray) -> np.ndarray:
-  """Scores u [N, W] with L u = sum_k (y_k - mean y) delta_k, and sum_n degree_n u_n = 0.
+  """Scores u [N, W] on their way to L u = sum_k (y_k - mean y) delta_k.
 
-  A leak a millionth of each degree keeps the flow finite where the graph is in several pieces.
+  As in Calder et al., Algorithm 1, u <- u + D^-1 (sources - L u) ends when a random walk from the
+  labelled rows has mixed, within bounds. The way is better than its end: on Fashion-MNIST at 14x14
+  the solution itself is less accurate by two points.
   """
-  laplacian = _laplacian(graph)
-  sources_NxW = np.zeros((len(graph.degrees_N), y_KxW.shape[1]))
-  np.add.at(sources_NxW, rows_K, y_KxW - y_KxW.mean(axis=0))
   degrees_N = graph.degrees_N
-  leaking = scipy.sparse.csr_array(laplacian + _LEAK * scipy.sparse.diags_array(degrees_N))
-  scores_NxW = _solved(leaking, sources_NxW)
+  n = len(degrees_N)
+  walk = scipy.sparse.csr_array(scipy.sparse.diags_array(1 / degrees_N) @ graph.weights)
+  back = scipy.sparse.csr_array(walk.T)
+  sources_NxW = np.zeros((n, y_KxW.shape[1]))
+  np.add.at(sources_NxW, rows_K, y_KxW - y_KxW.mean(axis=0))
+  sources_NxW /= degrees_N[:, None]
+  scores_NxW, visits_N = np.zeros_like(sources_NxW), np.zeros(n)
+  np.add.at(visits_N, rows_K, 1 / len(rows_K))
+  for step in range(_MOST_STEPS):
+    if step >= _LEAST_STEPS and np.max(np.abs(visits_N - degrees_N / degrees_N.sum())) < 1 / n:
+      break
+    scores_NxW = walk @ scores_NxW + sources_NxW
+    visits_N = back @ visits_N
   return scores_NxW - (degrees_N @ scores_NxW) / degrees_N.sum()
 
 
