@@ -274,3 +274,9 @@ def test_umap_without_its_package_names_the_extra(monkeypatch):
 def test_umap_tells_blobs_apart(blob_data):
   pytest.importorskip("umap")
   assert np.mean(measured(UMAP(4, neighbours=5))[-1]["cv"]) > 0.9
+
+
+def test_a_transductive_method_is_shown_no_draw_of_the_train_split(blob_data):
+  (found,) = measured(BASELINES["laplace"]())
+  assert np.mean(found["cv"] or found["own"]) > 0.9
+  assert found["validation"] is None

@@ -97,7 +97,7 @@ def context(row: Row) -> tuple[object, ...]:
   """What rows of one table share: data and architecture, permuted or not."""
   identity = row["identity"]
   names = ("width", "hidden_layers", "n_outputs", "nonlinearity", "batch_size")
-  protocol = ("seeds", "draws", "examples_per_class", "seed")
+  protocol = ("seeds", "draws", "examples_per_class", "seed", "layers")
   return (data_label(row), *(identity[name] for name in (*names, *protocol)))
 
 

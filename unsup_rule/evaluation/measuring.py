@@ -13,7 +13,7 @@ import numpy as np
 from unsup_rule import storage
 from unsup_rule.data import Dataset
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation.methods.base import Snapshot, prepared
+from unsup_rule.evaluation.methods.base import Snapshot, Transductive, prepared
 from unsup_rule.evaluation.methods.rule import Rule
 from unsup_rule.evaluation.setting import Inputs
 from unsup_rule.evaluation.store import Row
@@ -94,10 +94,13 @@ class _Drawn(NamedTuple):
 
 
 def _draw(cell: Cell, train: Dataset, test: Dataset, index: int) -> _Drawn:
-  """The rule is reported after its last step, and what has one step needs no choice."""
+  """Without validation draws for the rule, which is reported after its last step, and for what has
+  no step to choose: one that is measured once, or knows no inputs but those it is tested on.
+  """
   setting = cell.setting
   episodes, truth_DxK = fewshot.draw(test, setting, index)
-  if isinstance(cell.method, Rule) or len(setting.steps) == 1:
+  chosen = not isinstance(cell.method, (Rule, Transductive)) and len(setting.steps) > 1
+  if not chosen:
     return _Drawn(episodes, truth_DxK, len(truth_DxK))
   few = dataclasses.replace(setting, draws=min(setting.draws, _VALIDATION_DRAWS))
   chosen_by, chosen_truth_DxK = fewshot.draw(train, few, index, fewshot.VALIDATION)
