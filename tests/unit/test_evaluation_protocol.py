@@ -271,6 +271,7 @@ def test_umap_without_its_package_names_the_extra(monkeypatch):
     UMAP().prepare(setting(), Inputs.of(blobs("train")))
 
 
+@pytest.mark.slow  # a minute of compilation by numba
 def test_umap_tells_blobs_apart(blob_data):
   pytest.importorskip("umap")
   assert np.mean(measured(UMAP(4, neighbours=5))[-1]["cv"]) > 0.9
