@@ -35,7 +35,7 @@ def arguments(out, *bindings, rule=None):
     f"--out={out}",
     "--processes=0",
     *given,
-    *([f"--rule={rule}"] if rule else []),
+    f"--rule={rule or 'none'}",
   ]
 
 

@@ -11,6 +11,7 @@ from unsup_rule.cli import gin_flags
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import cores
 from unsup_rule.meta import lock
+from unsup_rule.weights.pretrained import DEFAULT
 
 if TYPE_CHECKING:
   from unsup_rule.evaluation.plan import Plan
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--rule",
     metavar="RULE",
     help="folder of a run or of import-tf with rule.npz, a .npz file, or the name of a shipped "
-    "rule; without it only the baselines are measured",
+    "rule (default: the one that `unsup_rule.pretrained` gives); none measures baselines alone",
   )
   parser.add_argument(
     "--against", metavar="RULE", help="another rule, to compare with on the same draws"
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
   """
   if not arguments.config_file and not arguments.gin_bindings:
     raise UnsupRuleError("nothing to evaluate; give a gin file with --config_file")
+  arguments.rule = {None: DEFAULT, "none": None}.get(arguments.rule, arguments.rule)
   if arguments.against is not None and arguments.rule is None:
     raise UnsupRuleError("--against compares a rule with another; give the rule with --rule")
   if arguments.processes is not None and arguments.processes < 0:
