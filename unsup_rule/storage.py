@@ -18,6 +18,7 @@ import numpy as np
 from unsup_rule.errors import UnsupRuleError
 
 _HEADER = "header"
+_TEMPORARY = ".unsup-rule.tmp"  # How names of unfinished files end.
 _OWN = ("kind", "format", "arrays", "sha256")
 # What damage to a file, and nothing else, makes its readers raise.
 DAMAGE = (
@@ -58,7 +59,7 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(
-      prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+      prefix=f".{target.name}.", suffix=_TEMPORARY, dir=target.parent
     )
     with os.fdopen(descriptor, "wb") as stream:
       yield stream
@@ -78,6 +79,13 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
     if temporary is not None:
       with contextlib.suppress(OSError):
         os.unlink(temporary)
+
+
+def remove_temporary(folder: pathlib.Path) -> None:
+  """Removes what `atomic_open` had begun in processes that are gone; nobody may write meanwhile."""
+  for path in folder.glob(f".*{_TEMPORARY}"):
+    with contextlib.suppress(OSError):
+      path.unlink()
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

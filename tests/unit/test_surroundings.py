@@ -174,3 +174,15 @@ def test_a_lock_is_no_way_to_empty_another_file(tmp_path):
   (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
   assert main(["train", "--config_file=smoke.gin", f"--train_log_dir={tmp_path}/run"]) == 2
   assert (tmp_path / "precious").read_text() == "all of it"
+
+
+def test_an_export_that_found_no_room_can_be_repeated(tmp_path, monkeypatch):
+  def full(path, content):
+    raise UnsupRuleError(f"cannot write {path}: No space left on device")
+
+  arguments = ["export", "--rule=laptop", f"--out={tmp_path}/a.npz"]
+  with monkeypatch.context() as patch:
+    patch.setattr(storage, "write_text", full)
+    assert main(arguments) == 2
+  assert not list(tmp_path.iterdir())
+  assert main(arguments) == 0

@@ -1,5 +1,8 @@
 """Files of a run: exact, atomic, and clear about damage."""
 
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -181,6 +184,20 @@ def test_one_run_at_a_time_in_a_folder(tmp_path):
   ):
     pass
   with lock.exclusive(tmp_path / "run"):
+    pass
+
+
+def test_what_killed_processes_had_begun_is_removed(tmp_path):
+  code = (
+    "import os, signal, sys\nfrom unsup_rule import storage\n"
+    "with storage.atomic_open(sys.argv[1]) as stream:\n"
+    "  stream.write(b'half'); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+  )
+  subprocess.run([sys.executable, "-c", code, str(tmp_path / "params")], check=False)
+  assert len(list(tmp_path.iterdir())) == 1
+  with lock.exclusive(tmp_path):
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+  with lock.exclusive(tmp_path):  # It was let go of.
     pass
 
 

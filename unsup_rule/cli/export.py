@@ -75,8 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (out, out.with_suffix(".md")):
       if path.exists():
         raise UnsupRuleError(f"{path} exists already; remove it or choose another name")
-    storage.write_text(out.with_suffix(".md"), _card(rule))
     rule.write(out)
+    try:
+      storage.write_text(out.with_suffix(".md"), _card(rule))
+    except UnsupRuleError:
+      out.unlink()  # Else the same command would be refused once there is room.
+      raise
   else:
     run_folder.write_rule(out, rule)
   print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {out}")

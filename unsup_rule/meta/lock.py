@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import filelock
 
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 
 
@@ -16,7 +17,8 @@ def exclusive(
 ) -> Iterator[None]:
   """Makes `folder` where needed, checks that it can be written, and holds it for this process.
 
-  The hold ends with the process, however that ends.
+  The hold ends with the process, however that ends. What processes that were killed had begun to
+  write is removed.
 
   Args:
     folder: to hold.
@@ -39,5 +41,8 @@ def exclusive(
     raise UnsupRuleError(
       f"cannot write in {folder}: {error.strerror}; choose another {flag}"
     ) from error
-  with lock:
+  try:
+    storage.remove_temporary(path.parent)
     yield
+  finally:
+    lock.release()
