@@ -44,8 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
     raise UnsupRuleError(
       "JAX_ENABLE_X64 is set, and learned_optimization's estimators compute in float32; unset it"
     )
-  found = settings.read(text, arguments.gin_import)
-  progress.say(f"training on {cores.devices()}")
-  loop.train(folder, found)
+  loop.train(folder, settings.read(text, arguments.gin_import))
   progress.say(summary.describe(folder), sys.stdout)
   return 0

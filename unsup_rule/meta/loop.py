@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import cores
 from unsup_rule.meta import checkpoint, curve, lock, run_folder, summary, trees
 from unsup_rule.meta.events import EventWriter
-from unsup_rule.meta.progress import Progress
+from unsup_rule.meta.progress import Progress, say
 from unsup_rule.meta.settings import Settings
 from unsup_rule.meta.signals import StopRequest
 from unsup_rule.meta.training_run import MetaTrainingRun, StepReport
@@ -40,6 +41,7 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
     if state and complete(state["step"]) and summary.is_current(folder, state["step"]):
       return
     run = MetaTrainingRun(settings)
+    say(f"training on {cores.devices()}")
     validation = Validation(settings.trainer, state.get("best_validation") if state else None)
     if state:
       run.restore(state, f"the checkpoint of step {state['step']} in {folder}")
