@@ -1,6 +1,7 @@
 """Cells in worker processes: the same digits, caches, deaths, interruption."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -71,7 +72,9 @@ def alive(pid):
 @pytest.mark.slow
 def test_ctrl_c_ends_all_processes_and_keeps_what_is_done(tmp_path):
   asked = command(tmp_path / "out", 2, rule_folder(tmp_path / "rule"), "evaluate.seeds=500")
-  process = subprocess.Popen(asked, stderr=subprocess.DEVNULL, env=os.environ)
+  # A shell's background jobs ignore the signal, and all that they start.
+  heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+  process = subprocess.Popen(asked, stderr=subprocess.DEVNULL, env=os.environ, preexec_fn=heard)
   deadline = time.monotonic() + 120
   while time.monotonic() < deadline and len(children(process.pid)) < 3:  # and a tracker
     time.sleep(0.1)
