@@ -1,17 +1,17 @@
 """One core for each worker process, without anyone to assign them."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import tempfile
-from typing import IO
+
+import filelock
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 
 # Held as long as the process lives; the kernel lets go of the lock however it ends.
-_held: dict[int, IO] = {}
+_held: dict[int, filelock.BaseFileLock] = {}
 
 
 def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
@@ -30,19 +30,20 @@ def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
     return next(iter(_held))
   if not hasattr(os, "sched_setaffinity"):
     return None
-  folder = folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{os.getuid()}"
+  folder = (
+    folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{storage.user_number()}"
+  )
   try:
     storage.private_folder(folder)
   except UnsupRuleError:  # Somebody else made it: workers do without cores of their own.
     return None
   for core in sorted(os.sched_getaffinity(0)):
-    stream = open(folder / str(core), "w")  # noqa: SIM115  Stays open, see `_held`.
+    lock = filelock.FileLock(folder / str(core), timeout=0)
     try:
-      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      stream.close()
+      lock.acquire()
+    except filelock.Timeout:
       continue
-    _held[core] = stream
+    _held[core] = lock
     for thread in os.listdir("/proc/self/task"):
       with contextlib.suppress(ProcessLookupError):
         os.sched_setaffinity(int(thread), {core})

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from unsup_rule import storage
 from unsup_rule.distributed.meta_parameters import MetaParameterStore, Update
 from unsup_rule.distributed.statistics import Report, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, curve, run_folder, trees
+from unsup_rule.meta import checkpoint, curve, progress, run_folder, trees
 from unsup_rule.meta.events import EventWriter
 from unsup_rule.meta.settings import Settings
 
@@ -207,8 +206,7 @@ class RunFiles:
       yield
     except (OSError, UnsupRuleError) as error:
       if not self.problem:
-        with contextlib.suppress(OSError):  # The log may be on that disk too.
-          print(f"cannot write, going on: {error}", file=sys.stderr, flush=True)
+        progress.say(f"cannot write, going on: {error}")  # The log may be on that disk too.
       self.problem = str(error)
 
 

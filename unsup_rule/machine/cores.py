@@ -12,8 +12,7 @@ import jax
 def available() -> int:
   """Number of cores that this process may use, by affinity and by the quota of a container."""
   allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-  limit = quota()
-  return max(1, allowed or 1 if math.isinf(limit) else min(allowed or 1, math.ceil(limit)))
+  return max(1, math.ceil(min(allowed or 1, quota())))
 
 
 def quota(root: pathlib.Path = pathlib.Path("/sys/fs/cgroup")) -> float:

@@ -127,8 +127,9 @@ class _Session:
     self, events: EventWriter, rows: curve.Curve, report: StepReport, step_seconds: float
   ) -> None:
     run = self._run
-    measured = self._validation.after(run.step, run.lopt, run.theta)
-    theta_mean_abs = trees.mean_abs(run.theta)
+    theta = run.theta
+    measured = self._validation.after(run.step, run.lopt, theta)
+    theta_mean_abs = trees.mean_abs(theta)
     rows.add(
       step=run.step,
       seconds=self._seconds,

@@ -62,11 +62,10 @@ class TaskDistribution:
     object.__setattr__(self, "hidden", tuple(tuple(widths) for widths in self.hidden))
 
   @property
-  def architectures(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+  def architectures(self) -> tuple[tuple[Sequence[int], str], ...]:
     """All combinations of hidden layers and nonlinearity."""
     grid = itertools.product(self.depths, self.widths)
-    hidden = [tuple(widths) for widths in self.hidden]
-    hidden = hidden or [(width,) * depth for depth, width in grid]
+    hidden = self.hidden or [(width,) * depth for depth, width in grid]
     return tuple(itertools.product(hidden, self.nonlinearities))
 
   @functools.cached_property
