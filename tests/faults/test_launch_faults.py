@@ -123,7 +123,8 @@ def test_workers_that_gave_up_are_started_again_in_the_same_process(tmp_path):
     assert after["learner_restarts"] == 0
     for index, worker in after["workers"].items():
       assert worker["pid"] == before["workers"][index]["pid"]
-      assert worker["core"] == before["workers"][index]["core"]
+      # It keeps its core; one that found each taken, by another run here, may have found one since.
+      assert before["workers"][index]["core"] in (None, worker["core"])
     run.interrupt()
     assert run.finish() == (130, [])
     assert "to exchange for 6 s" in run.output()
