@@ -27,7 +27,10 @@ _HOMES = {
   "UnsupervisedRule": "unsup_rule.plugin.rule",
   "load": "unsup_rule.data",
   "load_theta": "unsup_rule.meta.checkpoint",
+  "optax_transformation": "unsup_rule.transformation",
   "pretrained": "unsup_rule.weights.pretrained",
+  "scale_by_rule": "unsup_rule.transformation",
+  "step": "unsup_rule.rule.pure",
 }
 
 

@@ -18,7 +18,7 @@ FLOORS = (
   {"probe"},
   {"weights", "data"},
   {"tasks", "reference", "compat"},
-  {"features", "plugin"},
+  {"features", "plugin", "transformation"},
   {"meta"},
   {"distributed", "evaluation"},
   {"cli"},

@@ -154,12 +154,12 @@ class MLP:
     return self.apply(params, x_BxN, mask_B).embedding
 
 
-def mlp_of(params: Params) -> MLP:
+def mlp_of(params: Params, nonlinearity: str = "relu") -> MLP:
   """Reads the architecture back from the shapes of {W, b, V}, which say no nonlinearity."""
   widths = [params.stacks[0].w.shape[1]]
   for stack in params.stacks:
     widths += [stack.w.shape[2]] * len(stack.w)
-  return MLP(n_inputs=widths[0], hidden=tuple(widths[1:-1]), n_outputs=widths[-1])
+  return MLP(widths[0], tuple(widths[1:-1]), widths[-1], nonlinearity)
 
 
 def batch_mean(x_BxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,8 +13,10 @@ import jax
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.schedule import InnerSchedule
+from unsup_rule.rule.theta import Theta
 from unsup_rule.weights import run_folder
-from unsup_rule.weights.archive import Archive, digest
+from unsup_rule.weights.archive import Archive, Use, digest
 
 if TYPE_CHECKING:
   from unsup_rule.plugin.rule import RuleOptimizer, UnsupervisedRule
@@ -27,7 +30,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained(Archive):
-  """A meta-trained rule, ready to be applied.
+  """A meta-trained rule, ready to be applied; a pytree of theta.
 
   Attributes:
     name: of a shipped rule, or of the file or folder.
@@ -58,6 +61,20 @@ class Pretrained(Archive):
 
   def __repr__(self) -> str:
     return f"<rule {self.name!r}, embedding of {self.sizes.output_size}, {self.sha256[:12]}>"
+
+
+def _flat(rule: Pretrained) -> tuple[tuple[Theta], tuple[InnerSchedule, Use, str, str, str]]:
+  """Theta, and the rest, which can be compared."""
+  origin = json.dumps(rule.provenance)
+  return (rule.theta,), (rule.schedule, rule.use, origin, rule.name, rule.card)
+
+
+def _unflat(rest: tuple[InnerSchedule, Use, str, str, str], children: tuple[Theta]) -> Pretrained:
+  schedule, use, origin, name, card = rest
+  return Pretrained(*children, schedule, use, json.loads(origin), name, card)
+
+
+jax.tree_util.register_pytree_node(Pretrained, _flat, _unflat)
 
 
 def names() -> list[str]:
