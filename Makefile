@@ -14,7 +14,7 @@ PIP_LOCKED := .venv/bin/python -m pip install --require-hashes --no-deps --no-bu
 # Written last, so an environment without it is one whose installation did not finish.
 INSTALLED := .venv/installed
 
-.PHONY: train test test-slow test-all bench lint lock clean
+.PHONY: train test test-slow test-all bench lint lock wheel-check clean
 
 train: $(INSTALLED)
 	.venv/bin/unsup-rule train --config_file=gin/laptop.gin --train_log_dir=runs/laptop
@@ -55,10 +55,18 @@ $(INSTALLED): pyproject.toml requirements.lock
 # Resolves afresh (needs uv): all of pyproject.toml, and learned_optimization without what it pins.
 lock:
 	$(UV) pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
-	  --custom-compile-command "make lock" --upgrade --all-extras \
+	  --custom-compile-command "make lock" --upgrade --extra all --extra dev \
 	  pyproject.toml requirements.in -o requirements.lock
 	echo "learned-optimization==0.0.1" | $(UV) pip compile --no-config --quiet --no-deps \
 	  --no-header --python-version 3.11 --generate-hashes - >> requirements.lock
+
+# Builds the wheel and uses it in a bare environment of each Python that is found (minutes, needs an
+# index).
+wheel-check: $(INSTALLED)
+	for python in python3.11 python3.12 python3.13; do \
+	  ! "$$python" -c "import venv, ensurepip" 2>/dev/null || \
+	  WHEEL_PYTHON="$$(command -v "$$python")" .venv/bin/python -m pytest -q -s tests/integration/test_wheel.py || exit 1; \
+	done
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
