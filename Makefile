@@ -14,9 +14,10 @@ PIP_LOCKED := .venv/bin/python -m pip install --require-hashes --no-deps --no-bu
 # Written last, so an environment without it is one whose installation did not finish.
 INSTALLED := .venv/installed
 
-.PHONY: train test test-slow test-all bench lint lock wheel-check clean
+.PHONY: help train test test-slow test-all bench docs lint lock wheel-check clean
 
-train: $(INSTALLED)
+# The first target is what `make` alone does.
+train: $(INSTALLED)  ## meta-train a small rule into runs/laptop, in minutes
 	.venv/bin/unsup-rule train --config_file=gin/laptop.gin --train_log_dir=runs/laptop
 
 # One worker runs all of a module, whose tests share compiled programs; the longest modules first.
@@ -24,19 +25,22 @@ train: $(INSTALLED)
 PYTEST := env -u GLIBC_TUNABLES .venv/bin/python -m pytest -n 2 --dist loadfile \
   --no-loadscope-reorder
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## the fast tests
 	$(PYTEST) -m "not slow"
 
 # Ray, populations, faults, notebooks, programs of the paper's size.
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED)  ## Ray, populations, faults, notebooks
 	$(PYTEST) -m slow
 
-test-all: test test-slow
+test-all: test test-slow  ## all tests
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)  ## time the rule beside the limits of this machine
 	.venv/bin/unsup-rule bench
 
-lint: $(INSTALLED)
+docs: $(INSTALLED)  ## build the site of docs/ into build/site
+	.venv/bin/mkdocs build --quiet
+
+lint: $(INSTALLED)  ## ruff and pyright
 	.venv/bin/ruff check
 	.venv/bin/pyright --pythonpath .venv/bin/python
 
@@ -53,20 +57,24 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@touch $@
 
 # Resolves afresh (needs uv): all of pyproject.toml, and learned_optimization without what it pins.
-lock:
+lock:  ## resolve requirements.lock afresh (needs uv)
 	$(UV) pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
-	  --custom-compile-command "make lock" --upgrade --extra all --extra dev \
+	  --custom-compile-command "make lock" --upgrade --extra all --extra dev --extra docs \
 	  pyproject.toml requirements.in -o requirements.lock
 	echo "learned-optimization==0.0.1" | $(UV) pip compile --no-config --quiet --no-deps \
 	  --no-header --python-version 3.11 --generate-hashes - >> requirements.lock
 
 # Builds the wheel and uses it in a bare environment of each Python that is found (minutes, needs an
 # index).
-wheel-check: $(INSTALLED)
+wheel-check: $(INSTALLED)  ## use the wheel in a bare environment of each Python
 	for python in python3.11 python3.12 python3.13; do \
 	  ! "$$python" -c "import venv, ensurepip" 2>/dev/null || \
-	  WHEEL_PYTHON="$$(command -v "$$python")" .venv/bin/python -m pytest -q -s tests/integration/test_wheel.py || exit 1; \
+	  WHEEL_PYTHON="$$(command -v "$$python")" \
+	  .venv/bin/python -m pytest -q -s tests/integration/test_wheel.py || exit 1; \
 	done
 
-clean:
+clean:  ## remove .venv and what was built
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12

@@ -1,7 +1,6 @@
 """The examples and the notebooks run, at reduced size."""
 
 import importlib.util
-import re
 
 import nbclient
 import nbformat
@@ -47,15 +46,6 @@ def test_other_optimizers():
 def test_fine_tuning():
   accuracy = run("fine_tuning")
   assert accuracy["from the rule"] > accuracy["from random weights"]
-
-
-@pytest.mark.slow
-def test_page_on_using():
-  page = (ROOT / "docs" / "using.md").read_text()
-  examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-  assert len(examples) == 3
-  for example in examples:
-    exec(compile(example, "using.md", "exec"), {})
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
