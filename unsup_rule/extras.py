@@ -30,7 +30,6 @@ EXTRAS = {
   "tf": ("tensorflow",),
   "ray": ("psutil", "ray"),
   "umap": ("umap",),
-  "hub": ("huggingface_hub",),
   "onnx": ("onnx", "onnxruntime"),
   "torch": ("torch",),
 }

@@ -17,7 +17,7 @@ FLOORS = (
   {"machine"},
   {"rule"},
   {"probe"},
-  {"weights", "data"},
+  {"weights", "data", "exports"},
   {"tasks", "reference", "compat"},
   {"features", "plugin", "transformation"},
   {"meta"},

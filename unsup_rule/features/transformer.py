@@ -1,6 +1,7 @@
 """`UnsupervisedFeatures`: a network trained without labels by a meta-trained rule."""
 
 import copy
+import importlib
 import itertools
 import numbers
 import os
@@ -17,7 +18,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm import tqdm
 
+from unsup_rule import extras, storage
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.exports.network import Plain
 from unsup_rule.features import programs
 from unsup_rule.features.rows import SAMPLED, Matrix, Sample, check_size, dense, joined
 from unsup_rule.rule.mlp import MLP, NONLINEARITIES
@@ -154,6 +157,38 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     check_is_fitted(self)
     X = self._validated(X, reset=False)
     return programs.embed(self.mlp_, self.network_, X.shape[0], self._rows(X))
+
+  def to_torch(self):
+    """What `transform` computes as an `nn.Sequential` of PyTorch, scaling of inputs included.
+
+    Raises:
+      UnsupRuleError: PyTorch is not installed.
+    """
+    return self._exported("torch", "to_torch")
+
+  def to_onnx(self, path: str | os.PathLike) -> None:
+    """Writes what `transform` computes, as an ONNX model: float32 input x, output embedding.
+
+    Raises:
+      UnsupRuleError: the package onnx is not installed, or the file cannot be written.
+    """
+    model = self._exported("onnx", "to_onnx")
+    storage.write_bytes(storage.expanded(path), model.SerializeToString())
+
+  def _exported(self, framework: str, what: str):
+    """The frozen network as a model of a framework, which is imported here."""
+    check_is_fitted(self)
+    extras.needed(framework, f"UnsupervisedFeatures.{what}")
+    n, scaler = self.mlp_.n_inputs, self.scaler_
+    mean = np.zeros(n) if scaler is None else np.asarray(scaler.mean_)
+    scale = np.ones(n) if scaler is None else np.asarray(scaler.scale_)
+    layers = [
+      pair
+      for stack in self.network_
+      for pair in zip(np.asarray(stack.w), np.asarray(stack.b), strict=True)
+    ]
+    plain = Plain.of(mean, scale, layers, self.mlp_.nonlinearity)
+    return importlib.import_module(f"unsup_rule.exports.{framework}_model").build(plain)
 
   def _unfitted(self) -> "UnsupervisedFeatures":
     """A copy of the parameters alone, checked."""

@@ -1,0 +1,1 @@
+"""Frozen networks for other frameworks, which are imported when asked for."""
