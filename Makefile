@@ -14,7 +14,7 @@ PIP_LOCKED := .venv/bin/python -m pip install --require-hashes --no-deps --no-bu
 # Written last, so an environment without it is one whose installation did not finish.
 INSTALLED := .venv/installed
 
-.PHONY: help train test test-slow test-all bench docs lint lock clean
+.PHONY: help train test test-slow test-all bench docs lint lock wheel-check clean
 
 # The first target is what `make` alone does.
 train: $(INSTALLED)  ## meta-train a small rule into runs/laptop, in minutes
@@ -59,10 +59,19 @@ $(INSTALLED): pyproject.toml requirements.lock
 # Resolves afresh (needs uv): all of pyproject.toml, and learned_optimization without what it pins.
 lock:  ## resolve requirements.lock afresh (needs uv)
 	$(UV) pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
-	  --custom-compile-command "make lock" --upgrade --all-extras \
+	  --custom-compile-command "make lock" --upgrade --extra all --extra dev --extra docs \
 	  pyproject.toml requirements.in -o requirements.lock
 	echo "learned-optimization==0.0.1" | $(UV) pip compile --no-config --quiet --no-deps \
 	  --no-header --python-version 3.11 --generate-hashes - >> requirements.lock
+
+# Builds the wheel and uses it in a bare environment of each Python that is found (minutes, needs an
+# index).
+wheel-check: $(INSTALLED)  ## use the wheel in a bare environment of each Python
+	for python in python3.11 python3.12 python3.13; do \
+	  ! "$$python" -c "import venv, ensurepip" 2>/dev/null || \
+	  WHEEL_PYTHON="$$(command -v "$$python")" \
+	  .venv/bin/python -m pytest -q -s tests/integration/test_wheel.py || exit 1; \
+	done
 
 clean:  ## remove .venv and what was built
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache

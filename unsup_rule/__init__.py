@@ -5,11 +5,11 @@ Importing this package puts a hook in place that makes learned_optimization impo
 are loaded when first used, and those that apply a rule do without the library.
 """
 
-import importlib
 import importlib.metadata
 from typing import Any
 
 from unsup_rule import compat as compat
+from unsup_rule.extras import needed as _needed
 
 try:
   __version__ = importlib.metadata.version("unsup-rule")
@@ -37,7 +37,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
   if name not in _HOMES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return getattr(importlib.import_module(_HOMES[name]), name)
+  return getattr(_needed(_HOMES[name], f"unsup_rule.{name}"), name)
 
 
 def __dir__() -> list[str]:

@@ -267,7 +267,7 @@ def test_training_on_all_labels_reads_the_train_labels_and_no_others(blob_data):
 
 def test_umap_without_its_package_names_the_extra(monkeypatch):
   monkeypatch.setitem(sys.modules, "umap", None)  # as Python marks what cannot be imported
-  with pytest.raises(UnsupRuleError, match=r"needs the package umap-learn; pip install .*\[umap\]"):
+  with pytest.raises(UnsupRuleError, match=r"UMAP needs umap, .*pip install .*\[umap\]"):
     UMAP().prepare(setting(), Inputs.of(blobs("train")))
 
 

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "unsup_rule"
 # From the bottom; rooms of one floor do not know each other.
 FLOORS = (
   {"errors", "prng"},
+  {"extras"},
   {"storage"},
   {"machine"},
   {"rule"},

@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
   """Writes the file or the folder."""
-  from unsup_rule.meta import run_folder
   from unsup_rule.weights.pretrained import averaged, pretrained
 
   out = arguments.out
@@ -82,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
       out.unlink()  # Else the same command would be refused once there is room.
       raise
   else:
+    from unsup_rule.meta import run_folder
+
     run_folder.write_rule(out, rule)
   print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {out}")
   return 0

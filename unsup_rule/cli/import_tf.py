@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unsup_rule import extras
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.reference.tf_names import THETA_PREFIX, theta_from_tf
 from unsup_rule.rule.schedule import InnerSchedule
@@ -49,8 +50,7 @@ def read_checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
   prefix = str(path).removesuffix(".index")
   if not pathlib.Path(f"{prefix}.index").is_file():
     raise UnsupRuleError(f"{prefix}.index: no such file; give the checkpoint's path prefix")
-  import tensorflow as tf
-
+  tf = extras.needed("tensorflow", "import-tf")
   try:
     with _plain(pathlib.Path(prefix)) as plain:
       reader = tf.train.load_checkpoint(str(plain))

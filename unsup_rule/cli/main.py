@@ -8,7 +8,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from unsup_rule import storage
+from unsup_rule import extras, storage
 from unsup_rule.errors import UnsupRuleError
 
 # name -> (module with `add_arguments(parser)` and `run(arguments) -> exit code`, help)
@@ -36,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(_arguments(argv))
   except UnsupRuleError as error:
     return _failed(str(error))
+  except ImportError as error:
+    told = extras.missing(error, f"unsup-rule {argv[0]}")
+    if told is None:
+      raise
+    return _failed(str(told))
   except BrokenPipeError:  # Whoever read, such as head, has enough.
     return 0
   except RuntimeError as error:

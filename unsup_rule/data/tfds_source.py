@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from unsup_rule import storage
+from unsup_rule import extras, storage
 from unsup_rule.data import text
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
@@ -95,8 +95,8 @@ def _tfds() -> Any:
     import tensorflow_datasets
   except ImportError as error:
     raise UnsupRuleError(
-      f"cannot import TensorFlow Datasets ({_one_line(error)}): run `pip install "
-      "tensorflow-datasets tensorflow`, or use the built-in 'glyphs'"
+      f"cannot import TensorFlow Datasets ({_one_line(error)}): {extras.remedy('tfds')}, or use "
+      "the built-in 'glyphs'"
     ) from error
   return tensorflow_datasets
 

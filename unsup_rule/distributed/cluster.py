@@ -20,7 +20,7 @@ from types import ModuleType
 
 import psutil
 
-from unsup_rule import storage
+from unsup_rule import extras, storage
 from unsup_rule.distributed import actors
 from unsup_rule.errors import UnsupRuleError
 
@@ -45,7 +45,7 @@ _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 def check_installed() -> None:
   """Raises UnsupRuleError where Ray is not installed; does not import it."""
   if importlib.util.find_spec("ray") is None:
-    raise UnsupRuleError("launch needs Ray, and it is not installed: run pip install 'ray>=2.60'")
+    raise UnsupRuleError(f"launch needs Ray, and it is not installed: {extras.remedy('ray')}")
 
 
 def make_token(path: pathlib.Path) -> pathlib.Path:

@@ -1,11 +1,10 @@
 """UMAP of the train inputs, carried over to new ones by its own transform (an optional extra)."""
 
 import dataclasses
-import importlib
 
 import gin
 
-from unsup_rule.errors import UnsupRuleError
+from unsup_rule import extras
 from unsup_rule.evaluation.methods import base, fitting
 from unsup_rule.evaluation.setting import Inputs, Setting
 
@@ -40,12 +39,7 @@ class UMAP:
     Raises:
       UnsupRuleError: umap-learn is not installed.
     """
-    try:
-      library = importlib.import_module("umap")
-    except ImportError as error:
-      raise UnsupRuleError(
-        "UMAP needs the package umap-learn; pip install 'unsup-rule[umap]'"
-      ) from error
+    library = extras.needed("umap", "UMAP")
     x_NxP = fitting.shared_sample(inputs, setting, self.fitted_on)
     model = library.UMAP(
       n_components=min(self.components, len(x_NxP) - 2),
