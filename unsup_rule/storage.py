@@ -8,8 +8,11 @@ import io
 import json
 import os
 import pathlib
+import struct
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
@@ -31,8 +34,15 @@ DAMAGE = (
   EOFError,
   NotImplementedError,
   RuntimeError,
+  OverflowError,
+  MemoryError,
+  SyntaxError,
+  tokenize.TokenError,
+  struct.error,
+  zlib.error,
   zipfile.BadZipFile,
 )
+_MOST_BYTES = 2**30  # that an archive of somebody else may claim
 
 
 class DamagedError(UnsupRuleError):
@@ -65,9 +75,7 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
       yield stream
       stream.flush()
       os.fsync(stream.fileno())
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)
+    os.chmod(temporary, _mode(target))
     os.replace(temporary, target)
     temporary = None
     _sync_folder(target.parent)
@@ -79,6 +87,15 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
     if temporary is not None:
       with contextlib.suppress(OSError):
         os.unlink(temporary)
+
+
+def _mode(target: pathlib.Path) -> int:
+  """Permissions of a file: those it has, or what the umask leaves of a new one."""
+  with contextlib.suppress(FileNotFoundError):
+    return target.stat().st_mode & 0o777
+  umask = os.umask(0)
+  os.umask(umask)
+  return 0o666 & ~umask
 
 
 def remove_temporary(folder: pathlib.Path) -> None:
@@ -245,6 +262,25 @@ class Container:
     return cls(kind, found[0], arrays, values)
 
 
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """All arrays of an .npz file of somebody else, compressed or not; nothing is unpickled.
+
+  Raises:
+    OSError: there is no such file, or it cannot be read.
+    DamagedError: it is not whole, or claims more than a gigabyte.
+  """
+  with open(path, "rb") as stream:
+    try:
+      with zipfile.ZipFile(stream) as archive:
+        infos = archive.infolist()
+        if sum(info.file_size for info in infos) > _MOST_BYTES:
+          raise ValueError(f"it claims to hold more than {_MOST_BYTES:,} bytes")
+        return {i.filename.removesuffix(".npy"): _array(archive.read(i)) for i in infos}
+    except DAMAGE as error:
+      _raise_if_unreadable(error)
+      raise DamagedError(path, _reason(error)) from error
+
+
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
   """SHA-256 in hexadecimal, of names, types, shapes and values, in order of names."""
   total = hashlib.sha256()
@@ -317,12 +353,13 @@ def _entries(stream: BinaryIO) -> dict[str, bytes]:
     return {info.filename.removesuffix(".npy"): archive.read(info) for info in infos}
 
 
-def _array(content: bytes, dtype: np.dtype) -> np.ndarray:
-  """The array of an .npy file, laid over its bytes."""
+def _array(content: bytes, dtype: np.dtype | None = None) -> np.ndarray:
+  """The array of an .npy file, laid over its bytes; of this type, or of any that it says."""
   stream = io.BytesIO(content)
   if np.lib.format.read_magic(stream) != (1, 0):
     raise ValueError("an array of an unknown version")
   shape, in_fortran_order, found = np.lib.format.read_array_header_1_0(stream)
+  dtype = dtype or found
   if found != _stored(dtype):
     raise ValueError(f"an array of type {found}, not {dtype}")
   array = np.frombuffer(content, found, offset=stream.tell()).view(dtype)

@@ -57,10 +57,29 @@ def test_a_half_written_last_line_is_cut_off(tmp_path, kept):
 
 def test_a_damaged_line_elsewhere_is_an_error_that_names_it(tmp_path):
   path = tmp_path / "results.jsonl"
-  good = json.dumps(row("a"))
+  Store(tmp_path).add(row("a"))
+  good = path.read_text().rstrip()
   path.write_text(f"{good}\n{good[:50]}\n{good}\n")
   with pytest.raises(UnsupRuleError, match=r"results.jsonl line 2 is damaged; delete that line"):
     Store(tmp_path)
+
+
+def test_a_changed_digit_is_found(tmp_path):
+  Store(tmp_path).add(row("a"))
+  path = tmp_path / "results.jsonl"
+  path.write_text(path.read_text().replace("0.7", "0.8"))
+  with pytest.raises(UnsupRuleError, match=r"results.jsonl line 1 is damaged; delete that line"):
+    Store(tmp_path)
+
+
+def test_a_row_without_a_checksum_is_measured_again(tmp_path):
+  (tmp_path / "results.jsonl").write_text(json.dumps(row("a")) + "\n")
+  with pytest.warns(UserWarning, match=r"1 rows of .* have no checksum"):
+    store = Store(tmp_path)
+  assert store.get("a") is None
+  store.add(row("a"))
+  with pytest.warns(UserWarning, match="1 rows"):
+    assert Store(tmp_path).get("a") == row("a")
 
 
 def test_csv_has_every_read_out_and_every_failure(tmp_path):

@@ -186,3 +186,11 @@ def test_an_export_that_found_no_room_can_be_repeated(tmp_path, monkeypatch):
     assert main(arguments) == 2
   assert not list(tmp_path.iterdir())
   assert main(arguments) == 0
+
+
+def test_a_file_keeps_its_mode_when_it_is_rewritten(tmp_path):
+  path = tmp_path / "private"
+  storage.write_text(path, "first")
+  path.chmod(0o600)
+  storage.write_text(path, "second")
+  assert path.stat().st_mode & 0o777 == 0o600

@@ -1,11 +1,13 @@
 """`unsup-rule verify TRACE.npz`: compares this package with a recording of the authors' program."""
 
 import argparse
+import functools
 import pathlib
-import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
+from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.reference import trace
 from unsup_rule.rule.theta import Theta
@@ -27,20 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
   """Prints the largest error of each group; 0 if all are within tolerance, else 1."""
-  expected = read_arrays(arguments.trace)
-  jit = not arguments.no_jit
+  expected, path, jit = read_arrays(arguments.trace), arguments.trace, not arguments.no_jit
+  given = expected
   if "features_train" in expected:
-    actual = trace.recompute_probe(expected, jit)
+    recompute = functools.partial(trace.recompute_probe, jit=jit)
   elif "J" in expected:
-    name = arguments.trace.name.replace("_grads", "")
-    base = read_arrays(arguments.base or arguments.trace.with_name(name))
-    actual = trace.recompute_gradient(expected, base, _theta(arguments.theta, base), jit)
+    path = arguments.base or path.with_name(path.name.replace("_grads", ""))
+    given = read_arrays(path)
+    recompute = functools.partial(trace.recompute_gradient, expected, jit=jit)
   else:
-    actual = trace.recompute_update(expected, _theta(arguments.theta, expected), jit)
+    recompute = functools.partial(trace.recompute_update, jit=jit)
+  if arguments.theta is not None:
+    given = trace.with_theta(given, _theta(arguments.theta, path, given))
+  try:
+    actual, noise = trace.with_noise(recompute, given)
+    comparisons = trace.compare(expected, actual, noise)
+  except storage.DAMAGE as error:
+    raise _no_recording(arguments.trace, error) from error
   missing = [key for key in expected if not trace.is_input(key) and key not in actual]
+  return _report(comparisons, missing)
 
+
+def _report(comparisons: Sequence[trace.Comparison], missing: Sequence[str]) -> int:
   print(f"{'group':14} {'arrays':>6} {'largest error':>14} {'allowed':>10}  worst array")
-  comparisons = trace.compare(expected, actual)
   for c in comparisons:
     verdict = "" if c.passed else "  FAILED"
     print(f"{c.group:14} {c.n_arrays:6d} {c.error:14.2e} {c.tolerance:10.1e}  {c.worst}{verdict}")
@@ -50,19 +61,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """All arrays of an .npz, with errors that name the file."""
+  """All arrays of a recording, with errors that name the file."""
   if not path.is_file():
     raise UnsupRuleError(f"{path}: no such file; give the path of an .npz trace")
   try:
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-      return {key: stored[key] for key in stored.files}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    raise UnsupRuleError(f"{path} is not a readable .npz ({error}); copy it again") from error
+    return storage.read_npz(path)
+  except OSError as error:
+    raise UnsupRuleError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _theta(folder: pathlib.Path | None, recording: dict[str, np.ndarray]) -> Theta | None:
-  if folder is None:
-    return None
+def _theta(folder: pathlib.Path, path: pathlib.Path, recording: trace.Arrays) -> Theta:
   from unsup_rule.meta.checkpoint import load_theta
 
-  return load_theta(folder, trace.read_case(recording).theta)
+  try:
+    like = trace.read_case(recording).theta
+  except storage.DAMAGE as error:
+    raise _no_recording(path, error) from error
+  return load_theta(folder, like)
+
+
+def _no_recording(path: pathlib.Path, error: BaseException) -> UnsupRuleError:
+  reason = (str(error).splitlines() or [type(error).__name__])[0]
+  return UnsupRuleError(
+    f"{path} is no recording of the rule, or is damaged: {reason}; copy it again"
+  )

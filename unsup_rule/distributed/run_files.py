@@ -1,5 +1,6 @@
 """The files of a distributed run, in the formats of local training."""
 
+import collections
 import contextlib
 import json
 import pathlib
@@ -61,6 +62,7 @@ class RunFiles:
     self._began = self._saved_at = time.monotonic()
     self._events = EventWriter(folder, first_step + 1)
     self._rows: curve.Curve | None = curve.Curve(folder, first_step)
+    self._waiting: collections.deque[dict[str, float]] = collections.deque()
     self._last: Update | None = None
     self._last_at = self._began
     self._refused_shown = sum(statistics.refused.values())
@@ -79,21 +81,28 @@ class RunFiles:
       self._events.scalars(update.step, self._scalars(update, theta_mean_abs))
     refused = sum(self._statistics.refused.values())
     losses = dict(self._statistics.losses)  # Calls of workers add to it.
+    row = {
+      "step": update.step,
+      "seconds": self.seconds,
+      "loss": update.loss,
+      "gradient_norm": update.gradient_norm,
+      "theta_mean_abs": theta_mean_abs,
+      "dropped": refused - self._refused_shown,
+    }
+    self._waiting.append(row | {f"{curve.SOURCE_PREFIX}{name}": x for name, x in losses.items()})
     with self._tolerant():
-      rows = self._rows or curve.Curve(self.folder, update.step - 1)
-      self._rows = None  # A write that fails may leave it closed.
-      rows.add(
-        step=update.step,
-        seconds=self.seconds,
-        loss=update.loss,
-        gradient_norm=update.gradient_norm,
-        theta_mean_abs=theta_mean_abs,
-        dropped=refused - self._refused_shown,
-        **{f"{curve.SOURCE_PREFIX}{name}": loss for name, loss in losses.items()},
-      )
-      self._rows = rows
+      self._write_waiting()
     self._refused_shown = refused
     self._last, self._last_at = update, time.monotonic()
+
+  def _write_waiting(self) -> None:
+    """Writes rows of the curve; those that find no room wait for the next one."""
+    rows = self._rows or curve.Curve(self.folder, int(self._waiting[0]["step"]) - 1)
+    self._rows = None  # A write that fails may leave it closed.
+    while self._waiting:
+      rows.add(**self._waiting[0])
+      self._waiting.popleft()
+    self._rows = rows
 
   def save_where_due(self) -> None:
     """Saves, and writes the status, where it is time to."""

@@ -1,14 +1,16 @@
 """Finished cells on disk: `results.jsonl`, a line each, and `results.csv` made from it.
 
 A line is appended and synced when its cell is done, so that an evaluation that is killed goes on
-where it was. A half-written last line is cut off.
+where it was. A half-written last line is cut off. Each line has a checksum of its own.
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +40,8 @@ class Store:
   def __init__(self, folder: str | os.PathLike):
     """Reads what is there, and repairs a last line that a kill cut short.
 
+    A row without a checksum, of an earlier version, does not count: its cell is measured again.
+
     Raises:
       UnsupRuleError: another line is damaged, or the folder cannot be written.
     """
@@ -47,14 +51,27 @@ class Store:
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content or not self._path.exists():
       storage.write_bytes(self._path, whole)
+    unchecked = 0
     for number, line in enumerate(whole.splitlines(), start=1):
       try:
         row = json.loads(line)
+        sha256 = row.pop("sha256", None)
+        self._rows.pop(row["key"], None)
+        if sha256 is None:
+          unchecked += 1
+          continue
+        if sha256 != _digest(row):
+          raise ValueError("not what its checksum says")
         self._rows[row["key"]] = row
-      except (ValueError, KeyError, TypeError) as error:
+      except storage.DAMAGE as error:
         raise UnsupRuleError(
           f"{self._path} line {number} is damaged; delete that line to measure its cell again"
         ) from error
+    if unchecked:
+      warnings.warn(
+        f"{unchecked} rows of {self._path} have no checksum, so their cells are measured again",
+        stacklevel=2,
+      )
 
   def get(self, key: str) -> Row | None:
     """The row of a cell, finished or failed, or None."""
@@ -62,7 +79,7 @@ class Store:
 
   def add(self, row: Row) -> None:
     """Appends a cell's row; a later row of the same cell counts in place of an earlier one."""
-    line = json.dumps(row, allow_nan=False) + "\n"
+    line = json.dumps({**row, "sha256": _digest(row)}, allow_nan=False) + "\n"
     try:
       with open(self._path, "ab") as stream:
         stream.write(line.encode())
@@ -73,6 +90,10 @@ class Store:
         f"cannot write {self._path}: {error.strerror}; free space and start again, it goes on"
       ) from error
     self._rows[row["key"]] = row
+
+
+def _digest(row: Row) -> str:
+  return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
