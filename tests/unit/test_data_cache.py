@@ -54,6 +54,14 @@ def test_another_key_is_another_file(tmp_path):
     cached("other key", tmp_path, _never)
 
 
+def test_a_file_under_the_name_of_another_key_is_rebuilt(tmp_path):
+  cached("key", tmp_path / "a", _build)
+  cached("other key", tmp_path / "b", _build)
+  _only_file(tmp_path / "a").replace(_only_file(tmp_path / "b"))
+  with pytest.warns(UserWarning, match="it is for 'key', not for 'other key'"):
+    _assert_same(cached("other key", tmp_path / "b", _build), _build())
+
+
 def _cut(content: bytes) -> bytes:
   return content[: len(content) // 2]
 

@@ -11,7 +11,7 @@ from unsup_rule import storage
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
-_KIND, _FORMAT = "dataset", 3
+_KIND, _FORMAT = "dataset", 4
 _ARRAYS = ("images", "labels")
 _VALUES = ("name", "split", "class_names", "scale")
 
@@ -32,34 +32,36 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Datas
   digest = hashlib.sha256(f"{_FORMAT} {key}".encode()).hexdigest()
   path = folder / f"{digest[:32]}.npz"
   try:
-    return read(path)
+    return read(path, key)
   except (FileNotFoundError, NotADirectoryError):
     pass
   except (UnsupRuleError, *storage.DAMAGE) as error:
     warnings.warn(f"rebuilding the cache file {path}, which cannot be read: {error}", stacklevel=2)
   dataset = build()
   try:
-    write(path, dataset)
+    write(path, dataset, key)
   except UnsupRuleError as error:
     warnings.warn(f"going on without a data cache: {error}", stacklevel=2)
   return dataset
 
 
-def write(path: pathlib.Path, dataset: Dataset) -> None:
-  """Writes a dataset to one file, atomically."""
+def write(path: pathlib.Path, dataset: Dataset, key: str) -> None:
+  """Writes a dataset to one file, atomically, with the key that it is for."""
   values = {name: getattr(dataset, name) for name in _VALUES}
   arrays = {name: getattr(dataset, name) for name in _ARRAYS}
-  storage.Container(_KIND, _FORMAT, arrays, values).write(path)
+  storage.Container(_KIND, _FORMAT, arrays, {"key": key, **values}).write(path)
 
 
-def read(path: pathlib.Path) -> Dataset:
+def read(path: pathlib.Path, key: str) -> Dataset:
   """Reads what `write` wrote.
 
   Raises:
-    UnsupRuleError: the file is damaged or another thing.
+    UnsupRuleError: the file is damaged, another thing, or for another key.
     OSError: it cannot be read.
   """
   found = storage.Container.read(path, _KIND, [_FORMAT])
+  if found.values["key"] != key:
+    raise storage.DamagedError(path, f"it is for {found.values['key']!r}, not for {key!r}")
   values: dict[str, Any] = {name: found.values[name] for name in _VALUES}
   values["class_names"] = tuple(values["class_names"])
   return Dataset(**found.arrays, **values)
