@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from learned_optimization.outer_trainers import gradient_learner, truncation_schedule
 
+from unsup_rule.compat import library
 from unsup_rule.data.dataset import Dataset
+from unsup_rule.meta import estimators
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.plugin.task import MLPTaskFamily
 from unsup_rule.plugin.theta import init_theta
@@ -75,6 +79,32 @@ class Case:
       learning_rate=1e-3,
     )
 
+  def estimate(
+    self, n_tasks: int, length: int, precision: str | None = None
+  ) -> Callable[[], gradient_learner.GradientEstimatorOut]:
+    """A truncation of so many inner steps by the library's TruncatedGrad, as `train` runs it."""
+    rule, key = self.rule(), jax.random.PRNGKey(0)
+    estimator = estimators.truncated_grad(
+      self.family,
+      rule,
+      truncation_schedule.ConstantTruncationSchedule(100),
+      num_tasks=n_tasks,
+      unroll_length=length,
+      precision=precision,
+    )
+    weights = library.make(
+      gradient_learner.WorkerWeights,
+      theta=rule.init(key),
+      theta_model_state=None,
+      outer_state=library.make(gradient_learner.OuterState, outer_iteration=1),
+    )
+    state = estimator.init_worker_state(weights, key)
+
+    def run() -> gradient_learner.GradientEstimatorOut:
+      return estimator.compute_gradient_estimate(weights, key, state, with_summary=False)[0]
+
+    return run
+
   @functools.cached_property
   def family(self) -> MLPTaskFamily:
     """Ten-way problems on noise images, which cost what real ones cost."""
@@ -87,6 +117,7 @@ class Case:
 
 CASES = {
   "laptop": Case(side=8, hidden=(48,), channels=16, delta=8),
+  "train": Case(hidden=(64,) * 4, channels=16, delta=8),
   "paper": Case(),
   "paper-100": Case(batch=100),
   "wide": Case(hidden=(512,) * 4),

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unsup_rule.machine.counting import Need
+
 
 class Timing(NamedTuple):
   """Of one program.
@@ -57,9 +59,9 @@ class Machine(NamedTuple):
   operations_per_second: float
   bytes_per_second: float
 
-  def limit(self, operations: int) -> float:
-    """Seconds that so much arithmetic takes at least."""
-    return operations / self.operations_per_second
+  def limit(self, need: Need) -> float:
+    """Seconds that the arithmetic or the bytes take at least, whichever take longer."""
+    return max(need.operations / self.operations_per_second, need.bytes / self.bytes_per_second)
 
 
 def machine() -> Machine:

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 
 import jax
-from learned_optimization.outer_trainers import gradient_learner, truncation_schedule
 
 from benchmarks import features
 from benchmarks.cases import CASES
@@ -16,7 +15,6 @@ from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import cores
 from unsup_rule.machine.counting import needs
-from unsup_rule.meta import estimators
 
 # (name, size) -> unit; what is compared with the committed results.
 Row = dict[str, str | float | None]
@@ -106,9 +104,10 @@ def _application(name: str, m: Machine, record: Record) -> float:
   arguments = case.arguments()
   forward, gradient = timed(case.apply, *arguments), timed(case.gradient, *arguments)
   need, gradient_need = needs(case.apply, *arguments), needs(case.gradient, *arguments)
-  limit, gradient_limit = m.limit(need.operations), m.limit(gradient_need.operations)
+  limit, gradient_limit = m.limit(need), m.limit(gradient_need)
   record("arithmetic", name, need.operations / 1e9, "GFLOP")
   record("bytes", name, need.bytes / 1e6, "MB")
+  record("arithmetic_alone", name, 1e3 * need.operations / m.operations_per_second, "ms")
   record("bytes_as_copy", name, 1e3 * need.bytes / m.bytes_per_second, "ms")
   record("forward", name, 1e3 * forward.seconds, "ms", 1e3 * limit)
   record(
@@ -131,25 +130,7 @@ def _application(name: str, m: Machine, record: Record) -> float:
 
 def _truncation(name: str, n_tasks: int, record: Record) -> None:
   """A truncation of 10 steps through the library's TruncatedGrad, as `train` runs it."""
-  case = CASES[name]
-  schedule = truncation_schedule.ConstantTruncationSchedule(100)
-  rule = case.rule()
-  estimator = estimators.truncated_grad(
-    case.family, rule, schedule, num_tasks=n_tasks, unroll_length=10
-  )
-  key = jax.random.PRNGKey(0)
-  weights = gradient_learner.WorkerWeights(  # pyright: ignore[reportCallIssue]
-    rule.init(key),  # pyright: ignore[reportCallIssue]
-    None,
-    gradient_learner.OuterState(1),  # pyright: ignore[reportCallIssue]
-  )
-  state = estimator.init_worker_state(weights, key)
-
-  def estimate():
-    out, _ = estimator.compute_gradient_estimate(weights, key, state, with_summary=False)
-    jax.block_until_ready(out.grad)
-
-  seconds = fastest(estimate)
+  seconds = fastest(CASES[name].estimate(n_tasks, 10))  # Its gradient comes as numpy's arrays.
   size = f"{name}*{n_tasks}"
   record("truncation", size, 1e3 * seconds, "ms")
   record("inner_steps_per_second", size, 10 * n_tasks / seconds, "1/s")

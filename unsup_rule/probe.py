@@ -153,7 +153,7 @@ class RidgeProbe:
     """The regression under one penalty, and its errors on both halves."""
     k = len(y_train)
     w = ridge_weights(a_2KxF[:k], y_train, ridge_factor)
-    logit_train, logit_test = a_2KxF[:k] @ w, a_2KxF[k:] @ w
+    logit_train, logit_test = _product(a_2KxF[:k], w), _product(a_2KxF[k:], w)
     prediction = unit_length(logit_test) if self.normalize_y_hat else logit_test
     errors_K = jnp.sum(jnp.square(prediction - y_test), axis=1)
     mse_test = jnp.sum(jax.nn.relu(errors_K - 1) if self.hinge_loss else errors_K) / k
@@ -180,13 +180,18 @@ def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> ja
   """(A^T A + diag(r, .., r, 0))^-1 A^T y; the last column of A is the bias, not penalised."""
   n = a_KxF.shape[1]
   penalty = ridge_factor * jnp.ones((n,), a_KxF.dtype).at[-1].set(0)
-  gram_FxF = a_KxF.T @ a_KxF + jnp.diag(penalty)
+  gram_FxF = _product(a_KxF.T, a_KxF) + jnp.diag(penalty)
   return jax.lax.custom_linear_solve(
-    lambda w_FxY: gram_FxF @ w_FxY,
-    a_KxF.T @ y_KxY,
+    lambda w_FxY: _product(gram_FxF, w_FxY),
+    _product(a_KxF.T, y_KxY),
     lambda _, b_FxY: solve(gram_FxF, b_FxY),
     symmetric=True,
   )
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+  """a @ b in float32 wherever it runs: the systems are too ill-conditioned for less."""
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def unit_length(p_KxY: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import features
+from benchmarks import accelerator, features
 from benchmarks.cases import CASES, Case
 from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
@@ -55,6 +55,23 @@ def test_command(tmp_path, capsys):
   capsys.readouterr()
   assert main([*arguments, "--against", str(out)]) == 0
   assert "x before" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_accelerator_script_measures_what_there_is(tmp_path, capsys):
+  """Here a processor; agreement with recordings has tests of its own."""
+  out = tmp_path / "accelerator.json"
+  accelerator.measure(out, seconds=30, golden=())
+  rows = json.loads(out.read_text())
+  assert [row for row in rows if "failed" in row] == []
+  found = {row["what"]: row for row in rows}
+  assert {"device", "product", "copy", "forward", "gradient"} < set(found)
+  assert found["estimate"]["inner_steps_per_second"] > 0
+  assert found["outer step"]["seconds"] > 0
+  assert found["training"]["code"] == 0
+  assert found["training"]["steps"] > 0
+  assert rows[-1]["what"] == "done"
+  capsys.readouterr()
 
 
 def test_unknown_size(capsys):

@@ -38,6 +38,21 @@ def devices() -> str:
   return f"{len(found)} {found[0].device_kind}"
 
 
+def on_host() -> contextlib.AbstractContextManager[object]:
+  """Has jax compute on the processor within: what is small, or is read there anyway.
+
+  Where a processor is all there is, or jax was told not to use it (`JAX_PLATFORMS=cuda`), it
+  changes nothing.
+  """
+  if jax.default_backend() == "cpu":
+    return contextlib.nullcontext()
+  try:
+    processor = jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    return contextlib.nullcontext()
+  return jax.default_device(processor)
+
+
 def as_devices(at_most: int | None = None) -> None:
   """Gives jax a CPU device for each core; the estimators of `compat` make use of all.
 

@@ -31,6 +31,7 @@ from unsup_rule.meta.groups import GroupedEstimator
 from unsup_rule.meta.segments import SegmentedGrad, segment_of
 
 REMAT = ("none", "sqrt")
+PRECISIONS = (None, "highest", "tensorfloat32", "bfloat16")
 # Of one process: each holds its compiled programs, about 100 MB. The least used is let go of, and
 # compiled again where it comes up again.
 _KEPT = 64
@@ -50,6 +51,7 @@ def truncated_grad(
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
   groups: int | None = None,
+  precision: str | None = None,
   remat: str = "none",
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedGrad`: back-propagation through `unroll_length` inner steps.
@@ -64,7 +66,10 @@ def truncated_grad(
     random_initial_iteration_offset: tasks begin at a random inner step below this.
     groups: equal groups of tasks, each with a random stream of its own, computed side by side on as
       many cores; None for two where `num_tasks` is even, and one on an accelerator. Another number
-      gives other random numbers, another machine does not.
+      gives other random numbers, another machine does not. Several GPUs share them the same way.
+    precision: of products on an accelerator, the probe's excepted: "highest" (float32),
+      "tensorfloat32", "bfloat16", or None for jax's own choice, TF32 on recent GPUs. Sums, norms
+      and states are float32 always, and so is everything on a CPU.
     remat: of the truncation T, beside `UnsupervisedRule.remat` of each step. "none" keeps the inner
       state of every step for the backward pass; "sqrt" keeps that of about sqrt(T) steps, each the
       start of a segment of `steps_per_jit` (None: the divisor of T next to sqrt(T)), and computes a
@@ -84,6 +89,7 @@ def truncated_grad(
     unroll_length,
     num_tasks=num_tasks,
     groups=groups,
+    precision=precision,
     steps_per_jit=steps_per_jit,
     offset=random_initial_iteration_offset,
   )
@@ -101,6 +107,7 @@ def truncated_pes(
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
   groups: int | None = None,
+  precision: str | None = None,
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedPES`: persistent evolution strategies.
 
@@ -116,6 +123,7 @@ def truncated_pes(
     trunc_length,
     num_tasks=num_tasks,
     groups=groups,
+    precision=precision,
     steps_per_jit=steps_per_jit,
     offset=random_initial_iteration_offset,
     std=std,
@@ -134,6 +142,7 @@ def truncated_es(
   steps_per_jit: int | None = None,
   random_initial_iteration_offset: int = 0,
   groups: int | None = None,
+  precision: str | None = None,
 ) -> gradient_learner.GradientEstimator:
   """The library's `TruncatedES`: antithetic evolution strategies.
 
@@ -148,6 +157,7 @@ def truncated_es(
     unroll_length,
     num_tasks=num_tasks,
     groups=groups,
+    precision=precision,
     steps_per_jit=steps_per_jit,
     offset=random_initial_iteration_offset,
     std=std,
@@ -165,13 +175,14 @@ class _Kind:
   schedule_settings: tuple[type, str]
   num_tasks: int
   groups: int
+  precision: str | None
   offset: int
   options: tuple[tuple[str, float], ...]
 
 
 @functools.lru_cache(maxsize=_KEPT)
 def _grouped(kind: _Kind) -> GroupedEstimator:
-  return GroupedEstimator(_stock(kind), kind.groups)
+  return GroupedEstimator(_stock(kind), kind.groups, kind.precision)
 
 
 def _stock(kind: _Kind) -> groups_module.StockEstimator:
@@ -241,12 +252,16 @@ def _estimator(
   *,
   num_tasks: int,
   groups: int | None,
+  precision: str | None,
   steps_per_jit: int | None,
   offset: int,
   **options: float,
 ) -> GroupedEstimator | SampledTruncations:
   lengths = (lengths,) if isinstance(lengths, int) else tuple(lengths)
   _check_lengths(length_name, lengths, steps_per_jit)
+  if precision not in PRECISIONS:
+    names = ", ".join(map(str, PRECISIONS))
+    raise UnsupRuleError(f"precision is {precision!r}; choose one of {names}")
   if isinstance(task_family, tuple):
     task_family, learned_opt = task_family
   assert learned_opt is not None
@@ -264,6 +279,7 @@ def _estimator(
         values_of(schedule),
         num_tasks,
         groups,
+        precision,
         offset,
         tuple(of_stock.items()),
       )

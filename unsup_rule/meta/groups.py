@@ -1,7 +1,7 @@
-"""The tasks of an estimate in groups, side by side on the cores, each of which is a device of jax.
+"""The tasks of an estimate in groups, side by side on jax's devices: cores, or several GPUs.
 
 Each group is a stock estimator of the library with a key of its own, so that the numbers depend on
-how many groups there are and never on how many cores. A core computes whole groups from start to
+how many groups there are and never on how many devices. One computes whole groups from start to
 end; what the groups found is put together outside the compiled program, which has no point where
 cores meet: jax ends a process whose cores wait for each other for a minute, and on a busy machine
 they would.
@@ -12,6 +12,7 @@ process whose cores are all in it hangs. Groups of other families take their tur
 of tasks whose batches are read in Python.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ from learned_optimization.tasks import base as tasks_base
 from unsup_rule import compat
 from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.tuning import largest_divisor
+from unsup_rule.rule import tuning
 
 _WHOLE, _GROUPS = PartitionSpec(), PartitionSpec("groups")
 
@@ -43,7 +44,7 @@ def number(groups: int | None, num_tasks: int) -> int:
     UnsupRuleError: they would not be of one size.
   """
   if groups is None:
-    return default_number(num_tasks) if jax.default_backend() == "cpu" else 1
+    return default_number(num_tasks) if tuning.on_cpu() else 1
   if groups < 1 or num_tasks % groups:
     raise UnsupRuleError(f"groups is {groups}; give a divisor of num_tasks, which is {num_tasks}")
   return groups
@@ -85,13 +86,14 @@ class GroupedEstimator(GradientEstimator):
   Attributes:
     stock: the estimator of a group.
     n_groups: how many there are.
+    precision: of products on an accelerator, see `jax.default_matmul_precision`.
     truncated_step: of the stock estimator, which HEAD's estimators keep what they unroll in.
     task_family: what all of them work on.
     learned_opt: the optimizer whose theta is meta-trained.
   """
 
-  def __init__(self, stock: StockEstimator, n_groups: int):
-    self.stock, self.n_groups = stock, n_groups
+  def __init__(self, stock: StockEstimator, n_groups: int, precision: str | None = None):
+    self.stock, self.n_groups, self.precision = stock, n_groups, precision
     self.truncated_step = step_of(stock)
     self.task_family: tasks_base.TaskFamily = self.truncated_step.task_family
     self.learned_opt: lopt_base.LearnedOptimizer = self.truncated_step.learned_opt
@@ -139,8 +141,9 @@ class GroupedEstimator(GradientEstimator):
       state = jax.tree.map(np.asarray, state)
       outs = [self.program(worker_weights, keys[own], _at(own, state)) for own in self._rounds()]
       out = jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs)
-    loss, gradient = jax.tree.map(lambda x: np.asarray(x).mean(axis=0), (out.mean_loss, out.grad))
-    info = jax.tree.map(lambda x: np.concatenate(np.asarray(x), axis=1), out.unroll_info)
+    losses, gradients, infos = jax.device_get((out.mean_loss, out.grad, out.unroll_info))
+    loss, gradient = jax.tree.map(lambda x: x.mean(axis=0), (losses, gradients))
+    info = jax.tree.map(lambda x: np.concatenate(x, axis=1), infos)
     return library.make(
       GradientEstimatorOut,
       mean_loss=loss,
@@ -152,9 +155,9 @@ class GroupedEstimator(GradientEstimator):
   @functools.cached_property
   def n_devices(self) -> int:
     """On how many devices the groups run."""
-    if jax.default_backend() != "cpu" or not getattr(self.task_family, "shareable", False):
+    if tuning.on_cpu() and not getattr(self.task_family, "shareable", False):
       return 1
-    return largest_divisor(self.n_groups, jax.device_count())
+    return tuning.largest_divisor(self.n_groups, jax.device_count())
 
   @functools.cached_property
   def _reads_in_python(self) -> bool:
@@ -176,9 +179,10 @@ class GroupedEstimator(GradientEstimator):
     state: GradientEstimatorState,
     **data: object,
   ) -> GradientEstimatorOut:
-    return self.stock.compute_gradient_estimate(
-      worker_weights, key, state, with_summary=False, **data
-    )[0]
+    with at_precision(self.precision):
+      return self.stock.compute_gradient_estimate(
+        worker_weights, key, state, with_summary=False, **data
+      )[0]
 
   @functools.cached_property
   def _init(self) -> Callable[[WorkerWeights, jax.Array], GradientEstimatorState]:
@@ -203,6 +207,11 @@ class GroupedEstimator(GradientEstimator):
     specs = (_WHOLE, _GROUPS, _GROUPS)
     mapped = jax.shard_map(own_group, mesh=mesh, in_specs=specs, out_specs=_GROUPS, check_vma=False)
     return jax.jit(mapped, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
+
+
+def at_precision(precision: str | None) -> contextlib.AbstractContextManager[object]:
+  """Has jax trace products of this precision within; None changes nothing."""
+  return jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
 
 
 def length_of(estimator: StockEstimator) -> int:

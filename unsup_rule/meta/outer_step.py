@@ -2,6 +2,9 @@
 
 An estimator gives a gradient, or None where it is not finite; gradients are averaged; the library's
 `GradientLearner` updates theta, which stays as it is where the result would not be finite.
+
+On an accelerator theta, its moments and the keys stay on the processor, which a step reads the
+accelerator from once an estimate: all that it found, in one transfer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +17,7 @@ from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule import storage
 from unsup_rule.compat import library
+from unsup_rule.machine import cores
 from unsup_rule.meta import checkpoint, trees
 from unsup_rule.meta.estimators import task_family
 from unsup_rule.plugin.adam import average_of
@@ -48,11 +52,12 @@ def estimate(
 ) -> Estimate | None:
   """Runs one estimator; None where its loss or gradient is not finite."""
   output, _ = estimator.compute_gradient_estimate(weights, key, unroll_state, with_summary=False)
+  loss, gradient, info = jax.device_get((output.mean_loss, output.grad, output.unroll_info))
   found = Estimate(
-    float(output.mean_loss),
-    jax.tree.map(np.asarray, output.grad),
+    float(loss),
+    gradient,
     trees.strong(output.unroll_state),
-    source_losses(task_family(estimator), output.unroll_info),
+    source_losses(task_family(estimator), info),
   )
   return found if trees.all_finite((found.loss, found.gradient)) else None
 
@@ -83,7 +88,8 @@ def update(
     theta_model_state=learner.get_state_for_worker(state).theta_model_state,
     mean_loss=np.float32(loss),
   )
-  new_state, _ = learner.update(state, [aggregated], with_metrics=False, key=key)
+  with cores.on_host():
+    new_state, _ = learner.update(state, [aggregated], with_metrics=False, key=key)
   return new_state if trees.all_finite(new_state) else None
 
 
@@ -137,7 +143,8 @@ def initial_learner_state(
     path = learner._init_theta_from_path = str(storage.expanded(path))
     # The library takes what it finds there without a look at shapes; this one checks.
     checkpoint.load_theta(path, lopt.init(key))
-  return trees.strong(jax.jit(learner.init)(key))
+  with cores.on_host():
+    return trees.strong(jax.jit(learner.init)(key))
 
 
 def key_of_update(seed: int, step: int) -> jax.Array:

@@ -16,6 +16,7 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import cores
 from unsup_rule.meta import gin_files, outer_step, settings, trees
 from unsup_rule.meta.ahead import CompiledAhead
 from unsup_rule.meta.settings import Settings
@@ -97,7 +98,8 @@ class MetaTrainingRun:
     self._ahead: CompiledAhead | None = None
     self._learner = settings.make_learner()
     self._seed = settings.trainer.seed
-    self._root_key = jax.random.PRNGKey(self._seed)
+    with cores.on_host():
+      self._root_key = jax.random.PRNGKey(self._seed)
     self.step = 0
     self.dropped = 0
     self.learner_state: Any = None
@@ -157,7 +159,7 @@ class MetaTrainingRun:
   def _look_ahead(self) -> None:
     """Samples what later phases need, so that mistakes show now, and begins long compilations."""
     if jax.default_backend() != "cpu":
-      self._ahead = CompiledAhead(self._weights())
+      self._ahead = CompiledAhead(self.weights())
       self._ahead.begin(self._sample(self._root_key, _DRAWN_AHEAD))
     bindings: list[str] = []
     for step, new in self._phases.items():
@@ -174,12 +176,13 @@ class MetaTrainingRun:
     A gradient that is not finite is dropped, and its inner problems start anew. The step counts
     even where every gradient is dropped and theta stays.
     """
-    key = outer_step.key_of_update(self._seed, self.step)
+    with cores.on_host():
+      key = outer_step.key_of_update(self._seed, self.step)
+      estimate_key, update_key, reset_key, resample_key = jax.random.split(key, 4)
     if self.step in self._phases and self.step != self._phase:
       self._enter(self.step)
       self._begin(jax.random.fold_in(key, outer_step.ESTIMATORS))
-    estimate_key, update_key, reset_key, resample_key = jax.random.split(key, 4)
-    weights = self._weights()
+    weights = self.weights()
     estimates = [
       outer_step.estimate(
         one.estimator, weights, jax.random.fold_in(estimate_key, index), one.unroll_state
@@ -196,9 +199,15 @@ class MetaTrainingRun:
     dropped = sum(one.bad_in_a_row > 0 for one in self.estimators)
     self.dropped += dropped
     families, sources = self._losses_by_name(estimates)
-    self._resample(resample_key)
+    with cores.on_host():
+      replaced = self._replaced(resample_key)
+    self._resample(replaced)
     self.step += 1
     return StepReport(loss, norm, families, sources, dropped)
+
+  def weights(self) -> gradient_learner.WorkerWeights:
+    """Theta as estimators take it."""
+    return self._learner.get_state_for_worker(self.learner_state)
 
   def to_state(self) -> dict[str, Any]:
     """Returns all that `restore` needs, as dictionaries of numpy arrays, numbers and strings."""
@@ -233,9 +242,10 @@ class MetaTrainingRun:
     self._enter(int(state.get("phase", 0)))
     self._check_fit(state, where)
     self.step, self.dropped = int(state["step"]), int(state["dropped"])
-    self.learner_state = trees.from_leaves(
-      state["learner"], self._initial_learner_state(), f"outer learner in {where}"
-    )
+    with cores.on_host():
+      self.learner_state = trees.from_leaves(
+        state["learner"], self._initial_learner_state(), f"outer learner in {where}"
+      )
     self._look_ahead()
     sampled: dict[tuple[bytes, int], Sequence[Any]] = {}
     self.estimators = []
@@ -254,7 +264,7 @@ class MetaTrainingRun:
         key = jax.numpy.asarray(saved["begun_with"])
         self.estimators.append(self._begun(seed, estimator, key, bad_in_a_row))
         continue
-      like = jax.eval_shape(estimator.init_worker_state, self._weights(), seed.key)
+      like = jax.eval_shape(estimator.init_worker_state, self.weights(), seed.key)
       name = getattr(estimator, "name", type(estimator).__name__)
       unroll_state = trees.from_leaves(
         saved["unroll"], like, f"estimator {index} ({name}) in {where}"
@@ -278,9 +288,6 @@ class MetaTrainingRun:
   def _initial_learner_state(self) -> gradient_learner.GradientLearnerState:
     return outer_step.initial_learner_state(self.lopt, self._learner, self._seed)
 
-  def _weights(self) -> gradient_learner.WorkerWeights:
-    return self._learner.get_state_for_worker(self.learner_state)
-
   def _sample(self, key: jax.Array, number: int) -> Sequence[gradient_learner.GradientEstimator]:
     return self.settings.sample_estimators(self.lopt, key, number)
 
@@ -289,7 +296,7 @@ class MetaTrainingRun:
   ) -> gradient_learner.GradientEstimatorState:
     if self._ahead:
       self._ahead.wait(estimator)
-    return trees.strong(estimator.init_worker_state(self._weights(), key))
+    return trees.strong(estimator.init_worker_state(self.weights(), key))
 
   def _update(self, gradient: outer_step.Gradient, loss: float, key: jax.Array) -> bool:
     """Updates theta; False, and nothing changed, where the result would not be finite."""
@@ -324,14 +331,22 @@ class MetaTrainingRun:
           sources[name] += losses
     return _means(families), _means(sources)
 
-  def _resample(self, key: jax.Array) -> None:
-    """Replaces each estimator by a new one with the chance that the frequency gives."""
+  def _replaced(self, key: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
+    """Which estimators are replaced, each with the chance that the frequency gives.
+
+    Returns:
+      By index, the keys of a new estimator and of its inner problems.
+    """
     frequency = self.settings.run.stochastic_resample_frequency
     if frequency <= 0:
-      return
+      return {}
     chances = np.asarray(jax.random.uniform(key, (len(self.estimators),)))
-    for index in np.flatnonzero(chances < 1 / frequency):
-      sample_key, state_key = jax.random.split(jax.random.fold_in(key, int(index)))
+    replaced = map(int, np.flatnonzero(chances < 1 / frequency))
+    return {index: tuple(jax.random.split(jax.random.fold_in(key, index))) for index in replaced}
+
+  def _resample(self, replaced: Mapping[int, tuple[jax.Array, jax.Array]]) -> None:
+    """Puts new estimators, sampled with these keys, in the places of old ones."""
+    for index, (sample_key, state_key) in replaced.items():
       (estimator,) = self._sample(sample_key, 1)
       self.estimators[index] = self._begun(
         EstimatorSeed(sample_key, 1, 0),
