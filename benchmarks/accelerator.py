@@ -14,6 +14,7 @@ The recipe `gin/rule.gin` is trained where its first phase's data sets lie in `D
 import concurrent.futures
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import pathlib
@@ -32,7 +33,7 @@ from unsup_rule.cli import main as cli
 from unsup_rule.data import sets
 from unsup_rule.machine import cores
 from unsup_rule.machine.counting import needs
-from unsup_rule.meta import gin_files, outer_step, settings
+from unsup_rule.meta import gin_files, loop, outer_step, settings
 from unsup_rule.meta.estimators import PRECISIONS
 from unsup_rule.meta.training_run import MetaTrainingRun
 
@@ -40,9 +41,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "accelerator.json"
 DATA = ROOT / "build" / "accelerator-data"
 GOLDEN = ("default", "small_separate_grads")
-# (size, tasks, precision), the most telling first: time may run out.
+Row = tuple[str, int, str | None]  # size, tasks, precision
+# The most telling first: time may run out.
 SIZES, TASKS = ("train", "paper", "laptop"), (256, 64, 1024)
 GRID = tuple((size, tasks, how) for how in PRECISIONS for tasks in TASKS for size in SIZES)
+STEPS = 25  # Of an estimate: a whole episode of the recipe.
 TRAINING_SHARE = 0.4  # of the time, kept for a meta-training.
 
 
@@ -93,31 +96,19 @@ def measure(out: pathlib.Path = OUT, seconds: float = 470, golden: Sequence[str]
   cores.as_devices()
   report = Report(out, seconds)
   small = jax.default_backend() == "cpu"
-  grid = (("laptop", 4, None), ("laptop", 4, "highest")) if small else GRID
+  grid = (("laptop", 4, None),) if small else GRID
   report.add(
     "device", kind=jax.devices()[0].device_kind, count=len(jax.devices()), jax=jax.__version__
   )
-  with concurrent.futures.ThreadPoolExecutor(max(cores.available() // 2, 1)) as pool:
-    compiling = [(row, pool.submit(_first, *row)) for row in grid]
-    rates = _rates(report, small)
-    _golden(report, golden)
-    for size in dict.fromkeys(size for size, *_ in grid):
-      with report.attempt("application", size=size):
-        _application(report, rates, size)
-    for (size, n_tasks, precision), ready in compiling:
-      about = {"size": size, "tasks": n_tasks, "precision": precision}
-      if report.left < TRAINING_SHARE * seconds:
-        ready.cancel()
-        continue
-      with report.attempt("estimate", **about):
-        first, run = ready.result(timeout=max(report.left - TRAINING_SHARE * seconds, 1))
-        report.add(
-          "estimate",
-          **about,
-          first_seconds=first,
-          **_estimate(rates, run, size, n_tasks, precision),
-        )
-    pool.shutdown(wait=False, cancel_futures=True)
+  pool = concurrent.futures.ThreadPoolExecutor(max(cores.available() // 2, 1))
+  compiling = [(row, pool.submit(_first, *row)) for row in grid]
+  rates = _rates(report, small)
+  _golden(report, golden)
+  for size in dict.fromkeys(size for size, *_ in grid):
+    with report.attempt("application", size=size):
+      _application(report, rates, size)
+  _estimates(report, rates, compiling, TRAINING_SHARE * seconds)
+  pool.shutdown(wait=False, cancel_futures=True)
   with report.attempt("training"):
     _training(report, out.with_name("accelerator-run"))
   report.add("done")
@@ -129,15 +120,29 @@ def pack() -> None:
     print(sets.pack(DATA, name, "train", resolution=10, grey=grey))
 
 
-STEPS = 25  # Of an estimate: a whole episode of the recipe.
-
-
 def _first(size: str, n_tasks: int, precision: str | None) -> tuple[float, Callable[[], object]]:
   """An estimate, and the seconds that it takes for the first time, compilation included."""
   run = CASES[size].estimate(n_tasks, STEPS, precision)
   began = time.perf_counter()
   run()
   return round(time.perf_counter() - began, 1), run
+
+
+def _estimates(
+  report: Report,
+  rates: Rates,
+  compiling: Sequence[tuple[Row, concurrent.futures.Future[tuple[float, Callable[[], object]]]]],
+  kept: float,
+) -> None:
+  """Measures one estimate, and the others while more than `kept` seconds are left."""
+  for index, ((size, n_tasks, precision), ready) in enumerate(compiling):
+    about = {"size": size, "tasks": n_tasks, "precision": precision}
+    if index and report.left < kept:
+      continue
+    with report.attempt("estimate", **about):
+      first, run = ready.result(timeout=max(report.left - kept, 1) if index else None)
+      found = _estimate(rates, run, size, n_tasks, precision)
+      report.add("estimate", **about, first_seconds=first, **found)
 
 
 def _estimate(
@@ -210,10 +215,11 @@ def _training(report: Report, folder: pathlib.Path) -> None:
   config = str(ROOT / "gin" / ("rule.gin" if packed else "laptop.gin"))
   bindings = ["trainer.heldout_fn = None", "trainer.validation_fn = None"]
   bindings += [f"load_data.files = {str(DATA)!r}"] if packed else []
-  run = MetaTrainingRun(settings.read(gin_files.parse([config], bindings, []), []))
+  found = settings.read(gin_files.parse([config], bindings, []), [])
+  run = MetaTrainingRun(found)
   run.start()
   run.advance()
-  estimate = fastest(lambda: _estimates(run), 2.0)
+  estimate = fastest(lambda: _all_estimates(run), 2.0)
   # Reading by any other way than the one transfer of an estimate is an error on an accelerator.
   with jax.transfer_guard_device_to_host("disallow"):
     step = fastest(run.advance, 3.0)
@@ -223,19 +229,15 @@ def _training(report: Report, folder: pathlib.Path) -> None:
     estimates_alone=round(estimate, 4),
     host=round(step - estimate, 4),
   )
-  bindings += [
-    f"run_train.num_seconds = {max(report.left - 15, 5)}",
-    "run_train.num_steps = 100000",
-  ]
-  flags = [part for binding in bindings for part in ("--gin_bindings", binding)]
-  code = cli.main(["train", f"--config_file={config}", f"--train_log_dir={folder}", *flags])
+  limits = dataclasses.replace(found.run, num_seconds=max(report.left - 15, 5), num_steps=10**6)
+  loop.train(folder, dataclasses.replace(found, run=limits))
   with (folder / "curve.csv").open(newline="") as stream:
     rows = list(csv.DictReader(stream))
   curve = [(row["step"], row["seconds"], row["loss"]) for row in rows[:: len(rows) // 50 + 1]]
-  report.add("training", config=pathlib.Path(config).name, code=code, steps=len(rows), curve=curve)
+  report.add("training", config=pathlib.Path(config).name, steps=len(rows), curve=curve)
 
 
-def _estimates(run: MetaTrainingRun) -> list[Any]:
+def _all_estimates(run: MetaTrainingRun) -> list[Any]:
   weights, key = run.weights(), jax.random.PRNGKey(0)
   return [outer_step.estimate(e.estimator, weights, key, e.unroll_state) for e in run.estimators]
 

@@ -79,6 +79,7 @@ def test_measuring_says_what_drawing_costs(tiny, capsys):
   out = capsys.readouterr().out
   measured = out[out.index("Measured") :]
   assert "2 tasks x 1 inner steps in" in measured
+  assert re.search(r"memory of that on each device: \d+ MB", measured)
   assert "drawing their problems and batches alone:" in measured
 
 

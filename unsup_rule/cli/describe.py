@@ -277,9 +277,11 @@ def _measured(found: "Settings", seed: int) -> list[str]:
     return jax.lax.scan(one_step, None, jax.random.split(key, length))[1]
 
   estimate_s = _seconds(estimate)
+  memory = estimator.memory(weights, key, state) if hasattr(estimator, "memory") else None
   draw_s = _seconds(lambda: jax.block_until_ready(draw_all(key)))
   return [
     f"{family.name}: {n_tasks} tasks x {length} inner steps in {estimate_s:.3f} s",
+    *([f"memory of that on each device: {memory / _MB:.0f} MB"] if memory else []),
     f"drawing their problems and batches alone: {draw_s:.4f} s, {100 * draw_s / estimate_s:.1f}%",
   ]
 

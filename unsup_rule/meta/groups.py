@@ -152,6 +152,18 @@ class GroupedEstimator(GradientEstimator):
       unroll_info=info,
     ), {}
 
+  def memory(
+    self, worker_weights: WorkerWeights, key: jax.Array, state: GradientEstimatorState
+  ) -> int:
+    """Bytes of an estimate on each device: arguments, results, and what is kept between.
+
+    It compiles the program, or reads it from the cache of compiled programs.
+    """
+    own = self._rounds()[0]
+    program = self.program.lower(worker_weights, self._keys(key)[own], _at(own, state)).compile()
+    found: Any = program.memory_analysis()
+    return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+
   @functools.cached_property
   def n_devices(self) -> int:
     """On how many devices the groups run."""
