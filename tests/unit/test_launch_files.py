@@ -10,6 +10,7 @@ import yaml
 from folders import ROOT
 
 from unsup_rule.cli import main as cli
+from unsup_rule.distributed import cluster
 
 _FOLDER = ROOT / "launch"
 _SCRIPTS = sorted(_FOLDER.glob("*.sh"))
@@ -133,3 +134,30 @@ def test_the_kubernetes_manifest_holds_together(monkeypatch):
   assert arguments.workers == workers["replicas"]
   # The service that KubeRay makes of the cluster's name.
   assert arguments.address.startswith(cluster["metadata"]["name"] + "-head-svc:")
+
+
+@pytest.mark.parametrize(
+  ("resources", "n_workers", "each"),
+  [
+    ({"CPU": 8.0}, 4, 0),
+    ({"CPU": 8.0, "GPU": 4.0}, 4, 1),
+    ({"CPU": 8.0, "GPU": 8.0}, 4, 1),
+    ({"CPU": 8.0, "GPU": 2.0}, 3, 0.666),
+  ],
+)
+def test_gpus_are_shared_among_workers(resources, n_workers, each):
+  class Ray:
+    @staticmethod
+    def cluster_resources():
+      return resources
+
+  assert cluster.gpus_of_each(Ray, n_workers) == each
+  assert each * n_workers <= resources.get("GPU", 0)
+
+
+def test_a_learner_leaves_gpus_alone_unless_told_otherwise(monkeypatch):
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  assert cluster.environment(computes=False)["env_vars"]["JAX_PLATFORMS"] == "cpu"
+  assert "JAX_PLATFORMS" not in cluster.environment(computes=True)["env_vars"]
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  assert cluster.environment(computes=False)["env_vars"]["JAX_PLATFORMS"] == "cuda"

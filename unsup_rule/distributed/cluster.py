@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import math
 import os
 import pathlib
 import secrets
@@ -40,6 +41,8 @@ _INHERITED = (
 # XLA takes the temporaries of a program fresh from the kernel each time that it runs; clearing
 # pages of 4 kB takes a sixth of the time of a truncation at the paper's sizes.
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+_NO_GPU = {"JAX_PLATFORMS": "cpu"}
 
 
 def check_installed() -> None:
@@ -84,9 +87,20 @@ def connected(
 
 
 def environment(computes: bool) -> dict[str, dict[str, str]]:
-  """Returns the runtime environment of an actor; `computes` says whether that is its work."""
+  """Returns the runtime environment of an actor; `computes` says whether that is its work.
+
+  Workers may share a GPU, so none takes more of its memory than it needs; whoever does not compute
+  leaves GPUs alone.
+  """
   given = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-  return {"env_vars": {**_HUGE_PAGES, **given} if computes else given}
+  own = {**_HUGE_PAGES, **_SHARED_GPU} if computes else _NO_GPU
+  return {"env_vars": {**own, **given}}
+
+
+def gpus_of_each(ray: ModuleType, n_workers: int) -> float:
+  """GPUs of each worker: one, an equal part of one where there are fewer, or none."""
+  total = ray.cluster_resources().get("GPU", 0)
+  return min(1.0, math.floor(1000 * total / n_workers) / 1000)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ class Launch:
     n_workers: worker processes.
     controller: name of the actor of a population, or None.
     member: index in it.
+    gpus: of each worker.
   """
 
   settings: Settings
@@ -47,6 +48,7 @@ class Launch:
   n_workers: int
   controller: str | None = None
   member: int = 0
+  gpus: float = 0
 
   @property
   def learner(self) -> str:
@@ -76,7 +78,9 @@ class Process:
     result: Ray's reference to what the role returns.
   """
 
-  def __init__(self, ray: ModuleType, name: str, role: actors.Role, cores: float = 0):
+  def __init__(
+    self, ray: ModuleType, name: str, role: actors.Role, cores: float = 0, gpus: float = 0
+  ):
     """Starts it.
 
     Args:
@@ -84,6 +88,7 @@ class Process:
       name: of the actor.
       role: what it runs.
       cores: that it takes of the cluster.
+      gpus: the same.
 
     Raises:
       UnsupRuleError: there is an actor of that name.
@@ -95,6 +100,7 @@ class Process:
         name=name,
         namespace=actors.NAMESPACE,
         num_cpus=cores,
+        num_gpus=gpus,
         max_restarts=-1,
         # Of calls; only `run` is repeated, since callers repeat calls themselves.
         max_task_retries=0,
@@ -141,6 +147,7 @@ def start(ray: ModuleType, launch: Launch) -> tuple[Process, list[Process]]:
         text, imports, folder, launch.learner, index, launch.member * launch.n_workers + index
       ),
       cores=1,
+      gpus=launch.gpus,
     )
     for index in range(launch.n_workers)
   ]
@@ -153,6 +160,7 @@ def train(ray: ModuleType, launch: Launch) -> Outcome:
     UnsupRuleError: the learner gave up, or no worker is left.
     KeyboardInterrupt, SystemExit: a signal came; all is saved.
   """
+  launch = dataclasses.replace(launch, gpus=cluster.gpus_of_each(ray, launch.n_workers))
   learner, workers = start(ray, launch)
   served = actors.Remote[GradientServer](launch.learner, _REPORT_SECONDS)
   (result,) = _watched(
@@ -172,6 +180,7 @@ def train_population(ray: ModuleType, launch: Launch, n_members: int) -> list[Ou
     KeyboardInterrupt, SystemExit: a signal came; all is saved.
   """
   common = _common(launch)
+  gpus = cluster.gpus_of_each(ray, launch.n_workers)
   controller = distributed.uniquify_server_name("population", str(launch.folder.resolve()))
   helpers = [
     Process(ray, controller, ControllerRole(*common)),
@@ -187,6 +196,7 @@ def train_population(ray: ModuleType, launch: Launch, n_members: int) -> list[Ou
         n_workers=max(launch.n_workers // n_members, 1),
         controller=controller,
         member=member,
+        gpus=gpus,
       ),
     )
     learners.append(learner)
