@@ -19,7 +19,7 @@ WITH_EXAMPLES = [
 ]
 LONGER = {
   "docs/rule.md": 5000,  # the mathematics
-  "docs/offset14.md": 1400,
+  "docs/results.md": 3000,  # written by the program
   "gin/README.md": 1300,
   "README.md": 899,
 }
