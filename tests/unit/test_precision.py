@@ -79,7 +79,7 @@ def test_training_under_x64_is_refused_in_one_line(tmp_path, capsys):
 def _traced_task(key):
   images = np.random.default_rng(0).uniform(size=(12, 2, 2, 1)).astype(np.float32)
   dataset = Dataset.build("dots", "train", images, np.arange(12) % 3, ["a", "b", "c"], 1.0)
-  sampler = unsup_rule.TaskSampler([unsup_rule.Source(dataset)], batch_size=4)
+  sampler = unsup_rule.TaskSampler([unsup_rule.Source(dataset)], batch_size=4, examples_per_class=2)
   family = unsup_rule.MLPTaskFamily(sampler, hidden=(3,), n_outputs=SMALLEST.output_size)
   task = family.task_fn(family.sample(key))
   return jax.value_and_grad(task.loss)(task.init(key), key)
