@@ -4,6 +4,7 @@ import meta_problems
 import pytest
 
 from unsup_rule.cli import main as cli
+from unsup_rule.weights.pretrained import DEFAULT, names, pretrained
 
 
 def _error(capsys, *arguments) -> str:
@@ -74,3 +75,25 @@ def test_unknown_errors_keep_their_traceback(monkeypatch, tmp_path):
   monkeypatch.setattr("unsup_rule.cli.train.run", lambda arguments: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     cli.main(["train", f"--train_log_dir={tmp_path}"])
+
+
+def test_rules_are_listed_with_what_their_cards_say(capsys):
+  assert cli.main(["rules"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines] == names()
+  assert [line for line in lines if line.startswith(f"{DEFAULT} (default)  ")]
+  assert sum("(default)" in line for line in lines) == 1
+  for name, line in zip(names(), lines, strict=True):
+    about = line.split("  ")[-1]
+    assert 20 < len(about) < 120
+    assert f"\n\n{about}" in pretrained(name).card
+
+
+def test_a_rule_s_card_is_printed(capsys, tmp_path):
+  assert cli.main(["rules", "laptop"]) == 0
+  assert capsys.readouterr().out == pretrained("laptop").card
+  pretrained("laptop").write(tmp_path / "mine.npz")
+  assert cli.main(["rules", str(tmp_path / "mine.npz")]) == 2
+  assert "mine.npz has no card beside it; unsup-rule export" in capsys.readouterr().err
+  assert cli.main(["rules", "laptob"]) == 2
+  assert "did you mean 'laptop'?" in capsys.readouterr().err

@@ -11,6 +11,8 @@ SMALL = {
   "pipeline": {"folds": 3, "labelled": 50},
   "other_optimizers": {"steps": 20},
   "fine_tuning": {},  # Takes two seconds as it is.
+  "equinox_mlp": {},
+  "flax_nnx": {},
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -46,6 +48,13 @@ def test_other_optimizers():
 def test_fine_tuning():
   accuracy = run("fine_tuning")
   assert accuracy["from the rule"] > accuracy["from random weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["equinox_mlp", "flax_nnx"])
+def test_models_of_other_libraries(name):
+  accuracy = run(name)
+  assert accuracy["trained"] > accuracy["untrained"] + 0.1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ from pages import PAGES, blocks, commands
 from unsup_rule.cli import main as cli
 
 COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
-SLOW = {"docs/index.md", "docs/optimizers.md", "docs/using.md"}
+SLOW = {"docs/index.md", "docs/jax.md", "docs/optimizers.md", "docs/using.md"}
 WITH_EXAMPLES = [
   pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
   for page in PAGES
@@ -33,8 +33,9 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
-def test_examples_run(page):
+def test_examples_run(page, tmp_path, monkeypatch):
   """Those of a page follow each other."""
+  monkeypatch.chdir(tmp_path)  # where they write
   names = {}
   for example in blocks(page, "python"):
     exec(compile(example, page, "exec"), names)

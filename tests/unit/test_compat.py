@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import weakref
 from typing import Any
 
 import gin
@@ -317,6 +318,33 @@ def test_equal_arguments_share_one_estimator():
   assert estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(10), **arguments) is one
   assert estimators.truncated_grad(_FAMILY, _LEARNED_OPT, _constant(11), **arguments) is not one
   assert estimators.truncated_grad(_Bowl(), _LEARNED_OPT, _constant(10), **arguments) is not one
+
+
+def test_programs_of_estimators_beyond_the_bound_are_let_go_of():
+  def bound(most):
+    gin.clear_config()
+    return settings.read(gin_files.parse((), [*_BINDINGS.strip().split("\n"), most]))
+
+  def sampled(found, length):
+    gin_files.bind([f"truncated_pes.trunc_length = {length}"])
+    (estimator,) = found.sample_estimators(_LEARNED_OPT, key, 1)
+    return estimator
+
+  key = jax.random.PRNGKey(0)
+  outer = library_learner.OuterState(jnp.asarray(0))
+  weights = library_learner.WorkerWeights(_LEARNED_OPT.init(key), None, outer)
+  found = bound("trainer.max_programs = 2")
+  one, other = sampled(found, 1), sampled(found, 2)
+  state = one.init_worker_state(weights, key)
+  assert np.isfinite(one.compute_gradient_estimate(weights, key, state)[0].mean_loss)
+  watched = [weakref.ref(x) for x in (one, one.stock, one.program, other)]
+  del one, other
+  sampled(found, 1)  # Which makes 2 the one used longest ago.
+  in_use = sampled(found, 4)
+  assert [x() is None for x in watched] == [False, False, False, True]
+  sampled(bound("trainer.max_programs = 1"), 5)
+  assert all(x() is None for x in watched)
+  assert sampled(found, 4) is in_use
 
 
 _BINDINGS = """

@@ -48,6 +48,7 @@ for argv in (
 ):
   assert main(argv) == 2, argv
 assert main(["export", "--rule=laptop", f"--out={{folder}}/a.npz"]) == 0
+assert main(["rules"]) == 0
 for name in ("MLPTaskFamily", "UnsupervisedRule", "optax_transformation", "load"):
   try:
     getattr(__import__("unsup_rule"), name)

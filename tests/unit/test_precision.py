@@ -1,5 +1,7 @@
 """Types of numbers: an update keeps its parameters' dtype, whatever jax's settings."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from learned_optimization.learned_optimizers import base as lopt_base
 from rule_helpers import SMALL, SMALLEST, drawn_theta, drawn_weights
 
+import unsup_rule
 from unsup_rule.cli.main import main
+from unsup_rule.data.dataset import Dataset
 from unsup_rule.plugin.rule import ComposedOptimizer, RuleOptimizer
 from unsup_rule.rule.schedule import InnerSchedule
 
@@ -70,3 +74,39 @@ def test_training_under_x64_is_refused_in_one_line(tmp_path, capsys):
     .err.splitlines()[-1]
     .startswith("unsup-rule: error: JAX_ENABLE_X64 is set, and learned_optimization's estimators")
   )
+
+
+def _traced_task(key):
+  images = np.random.default_rng(0).uniform(size=(12, 2, 2, 1)).astype(np.float32)
+  dataset = Dataset.build("dots", "train", images, np.arange(12) % 3, ["a", "b", "c"], 1.0)
+  sampler = unsup_rule.TaskSampler([unsup_rule.Source(dataset)], batch_size=4, examples_per_class=2)
+  family = unsup_rule.MLPTaskFamily(sampler, hidden=(3,), n_outputs=SMALLEST.output_size)
+  task = family.task_fn(family.sample(key))
+  return jax.value_and_grad(task.loss)(task.init(key), key)
+
+
+def _traced_step(key):
+  shipped = unsup_rule.pretrained()
+  wide = unsup_rule.MLP(n_inputs=3, hidden=(4,), n_outputs=32)
+  params, x_BxN = wide.init(key), jnp.ones((4, 3))
+  stepped = unsup_rule.step(shipped, params, x_BxN, 2)
+  made = unsup_rule.optax_transformation(shipped)
+  activations = wide.apply(params, x_BxN)
+  updates, state = made.update(params, made.init(params), params, activations=activations)
+  return stepped, updates, state
+
+
+def _traced_optimizer(key):
+  rule = unsup_rule.UnsupervisedRule(**dataclasses.asdict(SMALLEST), decay_steps=5.0)
+  optimizer = rule.opt_fn(rule.init(key))
+  params = SMALL.init(key)
+  activations = SMALL.apply(params, jnp.ones((4, 3)))
+  return optimizer.update(optimizer.init(params), model_state=activations)
+
+
+@pytest.mark.parametrize("use", [_traced_task, _traced_step, _traced_optimizer])
+def test_uses_of_the_public_names_promote_nothing(use):
+  """Promotion is refused when a program is traced; nothing is compiled here."""
+  with jax.numpy_dtype_promotion("strict"):
+    found = jax.eval_shape(use, jax.random.PRNGKey(0))
+  assert all(leaf.dtype != "float64" for leaf in jax.tree.leaves(found))

@@ -1,6 +1,7 @@
-"""The rule without the library: as a pure function and as a transformation of optax."""
+"""The rule without the library: as a pure function, with adapters, as a transformation of optax."""
 
 import dataclasses
+import importlib.util
 import operator
 
 import jax
@@ -8,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from folders import ROOT
 from rule_helpers import SMALLEST, drawn_weights
 
 import unsup_rule
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
-from unsup_rule.rule.structures import Params
+from unsup_rule.rule.structures import Params, Weights
 from unsup_rule.weights.archive import Use
 from unsup_rule.weights.pretrained import Pretrained
 
@@ -122,6 +124,49 @@ def test_a_rule_is_a_tree_of_theta(rule):
   assert (doubled.schedule, doubled.use, doubled.name) == (rule.schedule, rule.use, rule.name)
   assert doubled.provenance == rule.provenance
   agree(doubled.theta, jax.tree.map(lambda leaf: 2 * leaf, rule.theta), atol=0)
+
+
+def example(name):
+  spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def equinox():
+  """The adapter, a model as large as `TINY`, its (W, b), and how it is called."""
+  eqx = pytest.importorskip("equinox")
+  key = jax.random.PRNGKey(3)
+  model = eqx.nn.MLP(5, TINY.n_outputs, 6, 1, final_activation=jax.nn.relu, key=key)
+  layers = [(layer.weight.T, layer.bias) for layer in model.layers]
+  return example("equinox_mlp"), model, layers, lambda model, x: jax.vmap(model)(x)
+
+
+def flax_nnx():
+  """The same."""
+  adapter = example("flax_nnx")
+  model = adapter.stack(TINY.sizes, adapter.nnx.Rngs(3))
+  layers = [(model.layers[i].kernel[...], model.layers[i].bias[...]) for i in (0, 2)]
+  return adapter, model, layers, lambda model, x: model(x)
+
+
+@pytest.mark.parametrize("library", [equinox, flax_nnx])
+def test_models_of_other_libraries_agree(library, rule, x_SxBxN):
+  """Weights go in, are trained, come out, and embed as `MLP` does."""
+  adapter, model, layers, call = library()
+  key = jax.random.PRNGKey(0)
+  before = adapter.params_of(model, key)
+  pairs = zip(layers, TINY.init(key).layers, strict=True)
+  ours = Params.of_layers([Weights(w, b, own.v) for (w, b), own in pairs])
+  agree(before, ours, atol=0)
+  after, step = before, jax.jit(unsup_rule.step)
+  for t, x_BxN in enumerate(x_SxBxN):
+    after, ours = step(rule, after, x_BxN, t), step(rule, ours, x_BxN, t)
+  expected = TINY.features(ours, x_SxBxN[0])
+  assert expected.std() > 0.1
+  features = call(adapter.with_params(model, after, x_SxBxN[0]), x_SxBxN[0])
+  np.testing.assert_allclose(features, expected, rtol=0, atol=1e-6)
+  assert abs(call(model, x_SxBxN[0]) - expected).max() > 0.1  # The model is left as it was.
 
 
 def trained_by(transformation, params, x_SxBxN, model=lambda tree: tree, updates=None):

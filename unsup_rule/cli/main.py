@@ -18,6 +18,7 @@ COMMANDS = {
   "status": ("unsup_rule.cli.status", "show a run that launch started"),
   "describe": ("unsup_rule.cli.describe", "say and show what a gin file would sample"),
   "evaluate": ("unsup_rule.cli.evaluate", "measure a rule against baselines, with a report"),
+  "rules": ("unsup_rule.cli.rules", "list the rules of the package, or print one's card"),
   "verify": ("unsup_rule.cli.verify", "compare with a recording of the authors' program"),
   "export": ("unsup_rule.cli.export", "turn a run into one file to ship, or into a folder"),
   "bench": ("unsup_rule.cli.bench", "time the rule beside the limits of the machine"),

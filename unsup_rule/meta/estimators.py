@@ -12,7 +12,8 @@ In gin files, with either version of the library:
 """
 
 import dataclasses
-import functools
+import gc
+import weakref
 from collections.abc import Sequence
 
 import gin
@@ -32,9 +33,7 @@ from unsup_rule.meta.segments import SegmentedGrad, segment_of
 
 REMAT = ("none", "sqrt")
 PRECISIONS = (None, "highest", "tensorfloat32", "bfloat16")
-# Of one process: each holds its compiled programs, about 100 MB. The least used is let go of, and
-# compiled again where it comes up again.
-_KEPT = 64
+MOST_KEPT = 16  # Estimators of one process; each holds its compiled programs, 100 MB and more.
 
 # HEAD passes both in one where 0.0.1 passes the two one by one.
 TaskAndOptimizer = tuple[tasks_base.TaskFamily, lopt_base.LearnedOptimizer]
@@ -180,9 +179,41 @@ class _Kind:
   options: tuple[tuple[str, float], ...]
 
 
-@functools.lru_cache(maxsize=_KEPT)
-def _grouped(kind: _Kind) -> GroupedEstimator:
-  return GroupedEstimator(_stock(kind), kind.groups, kind.precision)
+class _Shared:
+  """One estimator of each kind: of those that nobody uses, the `most` that were last asked for.
+
+  The programs of others go with them, and come back from the cache on disk.
+  """
+
+  def __init__(self, most: int):
+    self._most = most
+    self._living: weakref.WeakValueDictionary[_Kind, GroupedEstimator] = (
+      weakref.WeakValueDictionary()
+    )
+    self._latest: dict[_Kind, GroupedEstimator] = {}
+
+  def get(self, kind: _Kind) -> GroupedEstimator:
+    """The estimator of this kind, an old or a new one."""
+    found = self._living.get(kind)
+    if found is None:
+      found = GroupedEstimator(_stock(kind), kind.groups, kind.precision)
+      self._living[kind] = found
+    self._latest.pop(kind, None)
+    self._latest[kind] = found
+    self.keep(self._most)
+    return found
+
+  def keep(self, most: int) -> None:
+    """Keeps no more than this from now on."""
+    self._most = most
+    if dropped := list(self._latest)[:-most]:
+      for kind in dropped:
+        del self._latest[kind]
+      gc.collect()  # An estimator and its programs hold each other.
+
+
+_shared = _Shared(MOST_KEPT)
+keep = _shared.keep
 
 
 def _stock(kind: _Kind) -> groups_module.StockEstimator:
@@ -270,7 +301,7 @@ def _estimator(
   def of_length(length: int) -> GroupedEstimator:
     segment = segment_of(length) if stock is SegmentedGrad else length
     of_stock = {**options, length_name: length, "steps_per_jit": steps_per_jit or segment}
-    return _grouped(
+    return _shared.get(
       _Kind(
         stock,
         task_family,

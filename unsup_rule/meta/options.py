@@ -8,6 +8,7 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.population.population import Mutate
 
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta.estimators import MOST_KEPT
 
 # (learned optimizer, theta) -> at least `accuracy` and `standard_error`.
 HeldoutFn = Callable[[lopt_base.LearnedOptimizer, lopt_base.MetaParams], Mapping[str, float]]
@@ -70,6 +71,10 @@ class TrainerOptions:
     validation_fn: measures a theta now and then, for the curve and for choices between recipes; on
       data other than that of `heldout_fn`. None measures nothing.
     validation_every_steps: how often.
+    max_programs: estimators, one for each architecture and length of a truncation, that a process
+      keeps compiled, at 100 MB and more each; beyond them the one used longest ago is dropped, and
+      read from the cache of compiled programs where it comes up again. On accelerators those that
+      were compiled ahead stay as well.
     phases: bindings that take force at an outer step and stay, as {step: [binding, ..]}; later ones
       on top of earlier ones. The estimators are then sampled anew.
   """
@@ -80,6 +85,7 @@ class TrainerOptions:
   heldout_fn: HeldoutFn | None = None
   validation_fn: HeldoutFn | None = None
   validation_every_steps: int = 100
+  max_programs: int = MOST_KEPT
   phases: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -89,6 +95,7 @@ class TrainerOptions:
       "checkpoint_every_seconds",
       "max_consecutive_nonfinite",
       "validation_every_steps",
+      "max_programs",
     )
     for step, bindings in self.phases.items():
       if not isinstance(step, int) or step < 1 or isinstance(bindings, str):

@@ -15,7 +15,7 @@ from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import gin_files
+from unsup_rule.meta import estimators, gin_files
 from unsup_rule.meta.estimators import values_of
 from unsup_rule.meta.options import (
   DistributedOptions,
@@ -75,11 +75,12 @@ def read(config_text: str, imports: Sequence[str] = ()) -> Settings:
     _refuse_unsupported(bound)
     names = [field.name for field in dataclasses.fields(RunSettings)]
     run = RunSettings(**{name: bound[name] for name in names if name in bound})
+    trainer = TrainerOptions()
     return Settings(
       run,
       functools.partial(_make_learner, run.lopt),
-      _sample_estimators,
-      TrainerOptions(),
+      functools.partial(_sample_estimators, trainer.max_programs),
+      trainer,
       DistributedOptions(),
       PopulationOptions(),
       config_text,
@@ -134,7 +135,8 @@ def _make_learner(lopt: lopt_base.LearnedOptimizer) -> gradient_learner.Gradient
 
 
 def _sample_estimators(
-  lopt: lopt_base.LearnedOptimizer, key: jax.Array, number: int
+  max_programs: int, lopt: lopt_base.LearnedOptimizer, key: jax.Array, number: int
 ) -> Sequence[gradient_learner.GradientEstimator]:
+  estimators.keep(max_programs)
   with gin_files.naming_missing_values():
     return library.sample_estimators(lopt, key, number)

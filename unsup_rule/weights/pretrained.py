@@ -15,7 +15,7 @@ from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.theta import Theta
-from unsup_rule.weights import run_folder
+from unsup_rule.weights import hub, run_folder
 from unsup_rule.weights.archive import Archive, Use, digest
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
   """Loads a meta-trained rule.
 
   Args:
-    rule: a name (see `names`), the path of a .npz file, the path of a run's folder, or None for
-      the default. What is loaded already is returned as it is.
+    rule: a name (see `names`), the path of a .npz file, the path of a run's folder,
+      "hf://owner/name" for a repository of the Hugging Face Hub, or None for the default. What is
+      loaded already is returned as it is.
 
   Raises:
     UnsupRuleError: no such rule, a damaged file, or one of another format.
@@ -98,6 +99,9 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
     rule = DEFAULT
   if not isinstance(rule, (str, os.PathLike)):
     raise UnsupRuleError(f"rule is {rule!r}; give a name, a path, or what pretrained() returned")
+  if str(rule).startswith(hub.PREFIX):
+    found = hub.folder(str(rule))
+    return _loaded(run_folder.read(found), str(rule), found / hub.CARD)
   path = storage.expanded(rule)
   if str(rule) in names():
     path = _FOLDER / f"{rule}.npz"
@@ -109,14 +113,15 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
       "file or of a run's folder"
     )
   archive = run_folder.read(path) if path.is_dir() else Archive.read(path)
-  card = path.with_suffix(".md")
-  text = (
-    card.read_text(encoding="utf-8", errors="replace")
-    if path.suffix == ".npz" and card.is_file()
-    else ""
-  )
+  card = path.with_suffix(".md") if path.suffix == ".npz" else None
+  return _loaded(archive, path.stem or path.name, card)
+
+
+def _loaded(archive: Archive, name: str, card: pathlib.Path | None) -> Pretrained:
+  """With its name and the text of its card, where there is one."""
+  text = card.read_text(encoding="utf-8", errors="replace") if card and card.is_file() else ""
   fields = {field.name: getattr(archive, field.name) for field in dataclasses.fields(archive)}
-  return Pretrained(**fields, name=path.stem or path.name, card=text)
+  return Pretrained(**fields, name=name, card=text)
 
 
 def averaged(rules: Sequence[Pretrained]) -> Pretrained:
