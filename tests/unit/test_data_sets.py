@@ -1,5 +1,6 @@
 """Data sets by name that need no download, texts, and names that lead nowhere."""
 
+import shutil
 import socket
 import time
 
@@ -153,3 +154,17 @@ def test_packed_sets_are_taken_from_their_folder(tmp_path):
   del packed
   with pytest.raises(UnsupRuleError, match=r"digits-train-6\.npz"):
     sets.load("digits", "train", resolution=6, files=tmp_path)
+
+
+def test_a_packed_set_is_the_set_itself(tmp_path):
+  """For machines without the sources; a file that is another's is refused."""
+  path = sets.pack(tmp_path / "a", "digits", "test", resolution=6)
+  packed = sets.load("digits", "test", resolution=6, files=tmp_path / "a")
+  drawn = sets.load("digits", "test", resolution=6)
+  np.testing.assert_array_equal(packed.images, drawn.images)
+  np.testing.assert_array_equal(packed.labels, drawn.labels)
+  assert packed.class_names == drawn.class_names
+  (tmp_path / "b").mkdir()
+  shutil.copy(path, tmp_path / "b" / path.name.replace("test", "train"))
+  with pytest.raises(UnsupRuleError, match="it is for 'digits-test-6', not for 'digits-train-6'"):
+    sets.load("digits", "train", resolution=6, files=tmp_path / "b")

@@ -84,7 +84,7 @@ def load(
   """
   packed = None if files is None else _packed(files, name, split, resolution, grey)
   if packed is not None and packed.exists():
-    dataset = _unpacked.get(str(packed)) or read(packed)
+    dataset = _unpacked.get(str(packed)) or read(packed, packed.stem)
     _unpacked[str(packed)] = dataset
     return dataset
   key, build = _reader(name, split, resolution, data_dir, vocabulary)
@@ -111,7 +111,7 @@ def pack(
 ) -> pathlib.Path:
   """Writes what `load` gives into a folder that `load` takes it from elsewhere, see its `files`."""
   path = _packed(files, name, split, resolution, grey)
-  write(path, load(name, split, resolution=resolution, grey=grey))
+  write(path, load(name, split, resolution=resolution, grey=grey), path.stem)
   return path
 
 
