@@ -9,8 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 
+import filelock
 import psutil
 import pytest
 from launched import Launched, all_workers_send
@@ -43,6 +45,38 @@ def test_a_private_folder_is_closed_even_if_it_was_open(tmp_path):
   folder = tmp_path / "folder"
   folder.mkdir(mode=0o777)
   assert _mode(storage.private_folder(folder)) == 0o700
+
+
+def test_folders_of_killed_processes_are_removed_by_the_next():
+  code = (
+    "import os, signal, sys; from unsup_rule.distributed import cluster\n"
+    "print(cluster.own_folder(), flush=True)\n"
+    "if sys.argv[1:]: os.kill(os.getpid(), signal.SIGKILL)\n"
+  )
+
+  def made(*arguments):
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    return pathlib.Path(done.stdout.strip())
+
+  def aged(folder):
+    (folder / "r").mkdir(exist_ok=True)
+    os.utime(folder, (1, 1))
+    return folder
+
+  with tempfile.TemporaryDirectory(dir="/tmp") as name:
+    environment = {**os.environ, "TMPDIR": name}
+    living, foreign = pathlib.Path(name, "ur-living"), pathlib.Path(name, "ur-foreign")
+    for folder in (living, foreign):
+      folder.mkdir()
+    with filelock.FileLock(living / ".lock"):
+      killed = aged(made("and die"))
+      assert killed.parent == living.parent
+      assert killed.exists()
+      aged(living)
+      aged(foreign)  # With no lock of ours in it.
+      assert not made().exists()
+      assert sorted(living.parent.iterdir()) == [foreign, living]
 
 
 def test_an_address_where_nobody_answers_is_an_error_at_once():

@@ -12,11 +12,11 @@ from distributed_helpers import Here, gradient
 from learned_optimization.population import population as library_population
 from learned_optimization.population.mutators import winner_take_all_genetic
 
-from unsup_rule.distributed import history, identity, learner, population, table
+from unsup_rule.distributed import history, identity, launcher, learner, population, table
 from unsup_rule.distributed.controller import Controller, Evaluation, Membership
 from unsup_rule.distributed.server import Contribution
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, settings
+from unsup_rule.meta import checkpoint, lock, settings
 from unsup_rule.plugin import distribution as _known_to_gin  # noqa: F401
 
 _MEMBERS = [["Adam.learning_rate = 0.1"], ["Adam.learning_rate = 0.01"]]
@@ -226,6 +226,17 @@ class _Population:
     if generation is not None:
       return None
     return library_population.ActiveWorker(None, ["SGD.learning_rate = 0.5"], "first", 0)
+
+
+def test_nobody_else_trains_in_a_members_folder(tmp_path):
+  launch = launcher.Launch(None, tmp_path, 2)  # pyright: ignore[reportArgumentType]
+  with (
+    lock.exclusive(tmp_path / "member_1"),
+    pytest.raises(UnsupRuleError, match=r"another process trains in .*member_1; wait for it"),
+  ):
+    launcher.train_population(None, launch, 2)  # pyright: ignore[reportArgumentType]
+  with lock.exclusive(tmp_path / "member_0"):  # It was let go of.
+    pass
 
 
 def test_perturb_multiplies_numbers():

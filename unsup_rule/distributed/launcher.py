@@ -4,6 +4,7 @@ Ray starts a killed actor anew and runs its role again. The driver computes noth
 state: where it dies the run ends, and the same command goes on from the last checkpoint.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import pickle
@@ -21,6 +22,7 @@ from unsup_rule.distributed.learner import LearnerRole, Outcome
 from unsup_rule.distributed.server import GradientServer
 from unsup_rule.distributed.worker import WorkerRole
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import lock
 from unsup_rule.meta.settings import Settings
 from unsup_rule.meta.signals import StopRequest
 
@@ -176,9 +178,20 @@ def train_population(ray: ModuleType, launch: Launch, n_members: int) -> list[Ou
     What each learner returned.
 
   Raises:
-    UnsupRuleError: a learner gave up, or no worker is left.
+    UnsupRuleError: a learner gave up, no worker is left, or another process trains in a member's
+      folder.
     KeyboardInterrupt, SystemExit: a signal came; all is saved.
   """
+  folders = [launch.folder / f"member_{member}" for member in range(n_members)]
+  with contextlib.ExitStack() as held:
+    for folder in folders:
+      held.enter_context(lock.exclusive(folder))
+    return _train_members(ray, launch, folders)
+
+
+def _train_members(
+  ray: ModuleType, launch: Launch, folders: Sequence[pathlib.Path]
+) -> list[Outcome]:
   common = _common(launch)
   gpus = cluster.gpus_of_each(ray, launch.n_workers)
   controller = distributed.uniquify_server_name("population", str(launch.folder.resolve()))
@@ -187,13 +200,13 @@ def train_population(ray: ModuleType, launch: Launch, n_members: int) -> list[Ou
     Process(ray, f"{controller}__evaluator", EvaluatorRole(*common, controller)),
   ]
   learners, workers = [], []
-  for member in range(n_members):
+  for member, folder in enumerate(folders):
     learner, its_workers = start(
       ray,
       dataclasses.replace(
         launch,
-        folder=launch.folder / f"member_{member}",
-        n_workers=max(launch.n_workers // n_members, 1),
+        folder=folder,
+        n_workers=max(launch.n_workers // len(folders), 1),
         controller=controller,
         member=member,
         gpus=gpus,
