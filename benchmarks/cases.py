@@ -79,10 +79,10 @@ class Case:
       learning_rate=1e-3,
     )
 
-  def estimate(
+  def estimator(
     self, n_tasks: int, length: int, precision: str | None = None
-  ) -> Callable[[], gradient_learner.GradientEstimatorOut]:
-    """A truncation of so many inner steps by the library's TruncatedGrad, as `train` runs it."""
+  ) -> tuple[gradient_learner.GradientEstimator, gradient_learner.WorkerWeights]:
+    """The library's TruncatedGrad for so many inner steps, as `train` has it, and a theta."""
     rule, key = self.rule(), jax.random.PRNGKey(0)
     estimator = estimators.truncated_grad(
       self.family,
@@ -98,6 +98,14 @@ class Case:
       theta_model_state=None,
       outer_state=library.make(gradient_learner.OuterState, outer_iteration=1),
     )
+    return estimator, weights
+
+  def estimate(
+    self, n_tasks: int, length: int, precision: str | None = None
+  ) -> Callable[[], gradient_learner.GradientEstimatorOut]:
+    """A truncation of so many inner steps by that estimator."""
+    estimator, weights = self.estimator(n_tasks, length, precision)
+    key = jax.random.PRNGKey(0)
     state = estimator.init_worker_state(weights, key)
 
     def run() -> gradient_learner.GradientEstimatorOut:

@@ -8,10 +8,9 @@ import optax
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.pure import Rule
-from unsup_rule.rule.step import check_fit, scheduled_change
+from unsup_rule.rule.step import as_gradient, change, check_fit
 from unsup_rule.rule.structures import Activations, Params
 from unsup_rule.rule.theta import sizes_of
-from unsup_rule.rule.update import changes
 
 Node = TypeVar("Node")
 
@@ -52,15 +51,9 @@ def scale_by_rule(rule: Rule) -> optax.GradientTransformationExtraArgs:
       )
 
     def directed(model: Params, activations: Activations) -> Params:
-      check_fit(sizes, model)
-      change = scheduled_change(
-        rule.schedule,
-        lambda params, activations: changes(theta, sizes, params, activations),
-        model,
-        activations,
-        state.count,
+      return as_gradient(
+        model, change(sizes, theta, rule.schedule, model, activations, state.count)
       )
-      return jax.tree.map(lambda old, c: old + c.astype(old.dtype), model, change)
 
     new = map(directed, models, made)
     tree = jax.tree.map(lambda _: next(new), params, is_leaf=_is_model)

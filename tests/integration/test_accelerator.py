@@ -22,21 +22,7 @@ _STEPS = 25
 def _lowered(monkeypatch, case, n_tasks, precision=None):
   """The text of an estimate's program for CUDA."""
   monkeypatch.setattr(tuning, "on_cpu", lambda: False)
-  rule = case.rule()
-  estimator = estimators.truncated_grad(
-    case.family,
-    rule,
-    truncation_schedule.ConstantTruncationSchedule(_STEPS),
-    num_tasks=n_tasks,
-    unroll_length=_STEPS,
-    precision=precision,
-  )
-  weights = library.make(
-    gradient_learner.WorkerWeights,
-    theta=rule.init(jax.random.PRNGKey(0)),
-    theta_model_state=None,
-    outer_state=library.make(gradient_learner.OuterState, outer_iteration=1),
-  )
+  estimator, weights = case.estimator(n_tasks, _STEPS, precision)
   state = jax.eval_shape(estimator.init_worker_state, weights, jax.random.PRNGKey(0))
   keys = jax.ShapeDtypeStruct((1, 2), np.uint32)
   traced = estimator.program.trace(weights, keys, state)

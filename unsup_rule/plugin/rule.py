@@ -16,7 +16,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.theta import checked_coefficients, init_theta, with_coefficients
 from unsup_rule.rule import tuning
 from unsup_rule.rule.schedule import InnerSchedule
-from unsup_rule.rule.step import applied, check_fit, scheduled_change
+from unsup_rule.rule.step import applied, as_gradient, check_fit, scheduled_change
 from unsup_rule.rule.structures import Activations, Params
 from unsup_rule.rule.theta import Sizes, Theta
 from unsup_rule.rule.update import changes
@@ -255,7 +255,7 @@ class ComposedOptimizer(opt_base.Optimizer):
     params = self.get_params(opt_state)
     # Library optimizers count their steps; one that does not gets the same order always.
     change = self.rule.change(params, model_state, getattr(opt_state, "iteration", 0))
-    gradient = jax.tree.map(lambda old, c: old + c.astype(old.dtype), params, change)
+    gradient = as_gradient(params, change)
     return self.inner.update(opt_state, gradient, loss=jnp.zeros(()), model_state=None, key=key)
 
 

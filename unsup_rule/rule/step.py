@@ -34,13 +34,24 @@ def step(
   Raises:
     UnsupRuleError: the embedding is of another width than theta's, or the batch of one example.
   """
+  return applied(schedule, params, change(sizes, theta, schedule, params, activations, t), t)
+
+
+def change(
+  sizes: Sizes,
+  theta: Theta,
+  schedule: InnerSchedule,
+  params: Params,
+  activations: Activations,
+  t: jax.Array | int,
+) -> Params:
+  """The change that `step` applies; arguments and errors are the same."""
   check_fit(sizes, params)
 
   def compute(params: Params, activations: Activations) -> Params:
     return changes(theta, sizes, params, activations)
 
-  change = scheduled_change(schedule, compute, params, activations, t)
-  return applied(schedule, params, change, t)
+  return scheduled_change(schedule, compute, params, activations, t)
 
 
 def scheduled_change(
@@ -87,6 +98,11 @@ def applied(schedule: InnerSchedule, params: Params, change: Params, t: jax.Arra
     return old * jnp.asarray(1 - lr, old.dtype) - step.astype(old.dtype)
 
   return jax.tree.map(new, params, change)
+
+
+def as_gradient(params: Params, change: Params) -> Params:
+  """old + change, in the precision of the old: along it gradient descent is the rule (eq. 4.17)."""
+  return jax.tree.map(lambda old, c: old + c.astype(old.dtype), params, change)
 
 
 def check_fit(sizes: Sizes, params: Params) -> None:
