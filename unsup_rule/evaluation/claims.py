@@ -71,18 +71,30 @@ def _claim(text: str, parts: dict[str, Difference], more: Sequence[str] = ()) ->
 
 def _difference(rule: Row, other: Row, probe: str = HEADLINE) -> Difference | None:
   mine, theirs = value_of(rule, probe), value_of(other, probe)
-  if mine is None or theirs is None or len(mine.by_seed) != len(theirs.by_seed):
+  if mine is None or theirs is None:
     return None
   return comparison.difference(mine, theirs)
 
 
 def _pairs(rows: Sequence[Row], method: str, other: str) -> list[tuple[Row, Row]]:
-  """Rows of two methods in the same setting, permuted inputs."""
-  found = []
-  for group in comparison.tables([r for r in rows if r["identity"]["permute"]]).values():
-    first = [row for row in group if row["method"] == method]
-    found += [(one, two) for one in first for two in group if two["method"] == other]
-  return found
+  """Rows of two methods in the same setting, permuted inputs, by seeds: the most come last.
+
+  A row is compared with the one that has as many seeds, if there are several.
+  """
+  rows = sorted((r for r in rows if r["identity"]["permute"]), key=_seeds)
+  others: dict[tuple[object, ...], list[Row]] = collections.defaultdict(list)
+  for row in rows:
+    if row["method"] == other:
+      others[comparison.comparable(row)].append(row)
+  return [
+    (row, min(found, key=lambda two: abs(_seeds(two) - _seeds(row))))
+    for row in rows
+    if row["method"] == method and (found := others[comparison.comparable(row)])
+  ]
+
+
+def _seeds(row: Row) -> int:
+  return row["identity"]["seeds"]
 
 
 def _few_shot(rows: Sequence[Row], probe: str) -> Claim:

@@ -84,8 +84,12 @@ def reported(row: Row) -> Value:
 
 
 def difference(rule: Value, other: Value) -> Difference:
-  """Paired by seed: the same base-model seeds, permutations and draws."""
-  return difference_of(rule.by_seed, other.by_seed)
+  """Paired by seed: the same base-model seeds, permutations and draws.
+
+  Where one has fewer seeds, those are the first ones of the other.
+  """
+  common = min(len(rule.by_seed), len(other.by_seed))
+  return difference_of(rule.by_seed[:common], other.by_seed[:common])
 
 
 def difference_of(rule_S: Sequence[float], other_S: Sequence[float]) -> Difference:
@@ -94,10 +98,15 @@ def difference_of(rule_S: Sequence[float], other_S: Sequence[float]) -> Differen
 
 
 def context(row: Row) -> tuple[object, ...]:
-  """What rows of one table share: data and architecture, permuted or not."""
+  """What rows of one table share: data, architecture and seeds, permuted or not."""
+  return (*comparable(row), row["identity"]["seeds"])
+
+
+def comparable(row: Row) -> tuple[object, ...]:
+  """What rows share that can be compared seed by seed, as far as both have them."""
   identity = row["identity"]
   names = ("width", "hidden_layers", "n_outputs", "nonlinearity", "batch_size")
-  protocol = ("seeds", "draws", "examples_per_class", "seed", "layers")
+  protocol = ("draws", "examples_per_class", "seed", "layers")
   return (data_label(row), *(identity[name] for name in (*names, *protocol)))
 
 

@@ -141,8 +141,6 @@ def _scores(snapshot: Snapshot, drawn: _Drawn, index: int) -> dict[str, float]:
 def _layer_scores(snapshot: Snapshot, drawn: _Drawn) -> dict[str, float]:
   labels_DxK, n = drawn.episodes.labels_DxK[: drawn.tested], drawn.tested
   return {
-    name: fewshot.accuracy(
-      ridge_cv.predict(features_DxExF[:n], labels_DxK, drawn.episodes.n_ways), drawn.truth_DxK[:n]
-    )
+    name: fewshot.accuracy(ridge_cv.predict(features_DxExF[:n], labels_DxK), drawn.truth_DxK[:n])
     for name, features_DxExF in snapshot.layers.items()
   }

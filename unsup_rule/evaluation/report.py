@@ -140,7 +140,7 @@ def _content(suite: Suite, rows: Sequence[Row]) -> dict[str, object]:
     "about": suite.about,
     "n_cells": len(rows),
     "n_failed": len(failed),
-    "protocol": _protocol(rows[0]["identity"]),
+    "protocol": _protocol(max((row["identity"] for row in rows), key=lambda i: i["seeds"])),
     "failed": [
       (_heading(row, rows, comparison.method_label(row)), row["reason"]) for row in failed
     ],
@@ -164,9 +164,9 @@ def _content(suite: Suite, rows: Sequence[Row]) -> dict[str, object]:
 
 def _protocol(identity: Row) -> str:
   return (
-    f"Each number is a mean over {identity['seeds']} base models (sweeps: fewer), each with its "
-    f"own initial weights and order of the inputs, of {identity['draws']} draws of "
-    f"{identity['examples_per_class']} labelled examples a class from the test split, which fit a "
+    f"Each number is a mean over {identity['seeds']} base models (sweeps, and what takes "
+    f"longest: fewer), each with its own initial weights and order of the inputs, of "
+    f"{identity['draws']} draws of {identity['examples_per_class']} labelled examples a class from the test split, which fit a "
     "probe, and as many others, which it predicts. Nothing but inputs of the train split is seen "
     "before, unless a method says so. ± is one standard error over base models."
   )

@@ -130,7 +130,7 @@ def _line(of: dict[str, Row], rule: dict[str, Row], probe: str) -> Line:
   differences = {}
   for label, value in values.items():
     mine = value_of(rule[label], probe) if label in rule and not is_rule else None
-    if mine is not None and len(mine.by_seed) == len(value.by_seed):
+    if mine is not None:
       differences[label] = comparison.difference(mine, value)
   return Line(
     first["label"],

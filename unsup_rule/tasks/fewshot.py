@@ -122,7 +122,7 @@ def predictions(features_DxExF: np.ndarray, episodes: Episodes) -> dict[str, np.
   if not np.isfinite(features_DxExF).all():
     raise FloatingPointError("features are not finite")
   return {
-    "cv": ridge_cv.predict(features_DxExF, episodes.labels_DxK, episodes.n_ways),
+    "cv": ridge_cv.predict(features_DxExF, episodes.labels_DxK),
     "ridge": np.asarray(_ridge(features_DxExF, episodes.labels_DxK, episodes.n_ways)),
     "logistic": _logistic(features_DxExF, episodes.labels_DxK),
   }

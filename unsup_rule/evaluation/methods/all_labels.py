@@ -67,4 +67,4 @@ class AllLabels:
 
   def cost(self, setting: Setting) -> float:
     """A gradient a step."""
-    return float(self.steps)
+    return 2.0 * setting.size * self.steps

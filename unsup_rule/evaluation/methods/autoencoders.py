@@ -107,7 +107,7 @@ class Autoencoder:
 
   def cost(self, setting: Setting) -> float:
     """Encoder and decoder."""
-    return 2.0 * setting.steps[-1]
+    return 4.0 * setting.size * setting.steps[-1]
 
 
 @gin.configurable(module="unsup_rule")

@@ -75,7 +75,7 @@ class Method(Protocol):
     ...
 
   def cost(self, setting: Setting) -> float:
-    """Rough time of one seed, in steps of a gradient through the base model."""
+    """Rough milliseconds of one seed on one core of about 2020, beside compilation and probes."""
     ...
 
 

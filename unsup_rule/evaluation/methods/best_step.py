@@ -111,5 +111,5 @@ def _accuracy(features_DxExF: np.ndarray, validation: Episodes, truth_VxK: np.nd
   features_VxExF = features_DxExF[:v, :e]
   if not np.isfinite(features_VxExF).all():
     return 0.0
-  predicted = ridge_cv.predict(features_VxExF, validation.labels_DxK, validation.n_ways)
+  predicted = ridge_cv.predict(features_VxExF, validation.labels_DxK)
   return fewshot.accuracy(predicted, truth_VxK)

@@ -29,7 +29,7 @@ class Pixels:
 
   def cost(self, setting: Setting) -> float:
     """Nothing but probes, of many features."""
-    return 50.0
+    return 1000.0
 
 
 @gin.configurable(module="unsup_rule")
@@ -72,7 +72,7 @@ class PrincipalComponents:
 
   def cost(self, setting: Setting) -> float:
     """A decomposition."""
-    return 20.0
+    return 200.0
 
 
 @gin.configurable(module="unsup_rule")
@@ -110,7 +110,7 @@ class KMeans:
 
   def cost(self, setting: Setting) -> float:
     """A clustering."""
-    return 50 + 2.0 * self.clusters
+    return 500 + 15.0 * self.clusters
 
 
 def triangle(distances_NxC: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ class SparseCoding:
 
   def cost(self, setting: Setting) -> float:
     """Descent on the dictionary, and codes of each example."""
-    return 1000.0
+    return 5000.0
 
 
 def _codes(transform: fitting.Embed, x_NxP: np.ndarray) -> np.ndarray:
@@ -222,4 +222,4 @@ class KernelPCA:
 
   def cost(self, setting: Setting) -> float:
     """Two decompositions."""
-    return 300.0
+    return 2000.0

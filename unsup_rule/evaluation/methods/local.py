@@ -52,4 +52,4 @@ class LocalLearning:
 
   def cost(self, setting: Setting) -> float:
     """About a gradient."""
-    return 1.0 * setting.steps[-1]
+    return 3.0 * setting.size * setting.steps[-1]

@@ -70,4 +70,4 @@ class LibraryOptimizer:
 
   def cost(self, setting: Setting) -> float:
     """A gradient through the probe a step."""
-    return 3.0 * setting.steps[-1]
+    return 6.0 * setting.size * setting.steps[-1]

@@ -94,7 +94,7 @@ class Prototypes:
 
   def cost(self, setting: Setting) -> float:
     """A gradient a problem."""
-    return float(self.steps)
+    return 6.0 * setting.size * self.steps
 
   def _sampler(self, setting: Setting, n_inputs: int) -> TaskSampler:
     if self.data == setting.data.name:

@@ -70,8 +70,8 @@ class Rule:
     return fit
 
   def cost(self, setting: Setting) -> float:
-    """About ten times a gradient."""
-    return 10.0 * setting.steps[-1]
+    """Some forty times a gradient."""
+    return 90.0 * setting.size * setting.steps[-1]
 
 
 @dataclasses.dataclass(frozen=True)

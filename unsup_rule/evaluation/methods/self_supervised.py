@@ -72,7 +72,7 @@ class _TwoViews:
 
   def cost(self, setting: Setting) -> float:
     """Two views a step."""
-    return 2.0 * setting.steps[-1]
+    return 6.0 * setting.size * setting.steps[-1]
 
 
 @gin.configurable(module="unsup_rule")

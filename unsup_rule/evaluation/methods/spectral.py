@@ -50,7 +50,7 @@ class SpectralEmbedding:
 
   def cost(self, setting: Setting) -> float:
     """A graph, shared by the seeds, and neighbours."""
-    return 100 + 10_000 / setting.seeds
+    return 500 + 15_000 / setting.seeds
 
 
 class _Operator(scipy.sparse.linalg.LinearOperator):

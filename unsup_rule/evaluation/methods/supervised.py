@@ -87,4 +87,4 @@ class Supervised:
 
   def cost(self, setting: Setting) -> float:
     """A gradient for each step of each draw."""
-    return float(self.steps[-1] * setting.draws)
+    return 4.0 * setting.size * self.steps[-1] * setting.draws

@@ -128,7 +128,7 @@ class _LabelSpreading:
 
   def cost(self, setting: Setting) -> float:
     """A graph, shared by the seeds, and a system of equations a draw."""
-    return 5000 / setting.seeds + 50.0 * setting.draws
+    return 5000 / setting.seeds + 170.0 * setting.draws
 
 
 @gin.configurable(module="unsup_rule")

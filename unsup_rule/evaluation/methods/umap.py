@@ -51,4 +51,4 @@ class UMAP:
 
   def cost(self, setting: Setting) -> float:
     """A graph and its layout, shared by the seeds, and layouts of new inputs."""
-    return 1000 + 50_000 / setting.seeds
+    return 3000 + 35_000 / setting.seeds
