@@ -164,11 +164,12 @@ def _content(suite: Suite, rows: Sequence[Row]) -> dict[str, object]:
 
 def _protocol(identity: Row) -> str:
   return (
-    f"Each number is a mean over {identity['seeds']} base models (sweeps, and what takes "
-    f"longest: fewer), each with its own initial weights and order of the inputs, of "
-    f"{identity['draws']} draws of {identity['examples_per_class']} labelled examples a class from the test split, which fit a "
-    "probe, and as many others, which it predicts. Nothing but inputs of the train split is seen "
-    "before, unless a method says so. ± is one standard error over base models."
+    f"Each number is a mean over {identity['seeds']} base models (sweeps, and what takes longest: "
+    "fewer), each with its own initial weights and order of the inputs, of "
+    f"{identity['draws']} draws of {identity['examples_per_class']} labelled examples a class from "
+    "the test split, which fit a probe, and as many others, which it predicts. Nothing but inputs "
+    "of the train split is seen before, unless a method says so. ± is one standard error over "
+    "base models."
   )
 
 
