@@ -6,6 +6,7 @@ features       `UnsupervisedFeatures` beside scikit-learn's ways to features
 agreement      local and asynchronous training of one gin file
 distributed    how many workers scale, and what one learner absorbs
 soak           training while its processes are killed
+memory         a worker that meets every architecture
 population     a population beside a sweep
 """
 

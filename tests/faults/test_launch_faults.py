@@ -131,6 +131,34 @@ def test_workers_that_gave_up_are_started_again_in_the_same_process(tmp_path):
 
 
 @pytest.mark.slow
+def test_without_rays_control_process_a_run_saves_and_ends_within_a_minute(tmp_path):
+  folder = tmp_path / "run"
+  with Launched(folder) as run:
+    run.wait(lambda status: all_workers_send(status) and status["step"] > 20)
+    run.remember()
+    (control,) = [
+      process
+      for process in psutil.Process(run.process.pid).children(recursive=True)
+      if process.name() == "gcs_server"
+    ]
+    began = time.monotonic()
+    control.kill()
+    code, left = run.finish(70)
+    assert (code, left) == (2, [])
+    assert time.monotonic() - began < 60
+    lines = run.output().strip().splitlines()
+    assert lines[-1].startswith("unsup-rule: error: Ray's control process at ")
+    assert lines[-1].endswith(
+      "the run goes on from where it is, all is saved, when it is started again"
+    )
+    assert not any("Traceback" in line or "GCS" in line for line in lines)
+    stopped = run.status()
+  assert stopped["state"] == "stopped"
+  assert checkpoint.load_state(folder)["step"] == stopped["step"]
+  assert _steps(folder) == list(range(1, stopped["step"] + 1))
+
+
+@pytest.mark.slow
 def test_when_every_worker_fails_the_run_ends_and_says_why(tmp_path):
   with Launched(
     tmp_path / "run", "build_gradient_estimators.sample_task_family_fn = @no_family", workers=1

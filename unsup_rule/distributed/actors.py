@@ -10,7 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -106,9 +106,17 @@ class Host:
 class Remote(Generic[Served]):
   """A `Caller` of what the actor of a name serves. The actor need not be there yet."""
 
-  def __init__(self, name: str, deadline_seconds: float = DEADLINE_SECONDS):
-    """Makes a caller whose calls give up after the deadline."""
-    self._name, self._deadline = name, deadline_seconds
+  def __init__(
+    self, name: str, deadline_seconds: float = DEADLINE_SECONDS, actor: object | None = None
+  ):
+    """Makes a caller whose calls give up after the deadline.
+
+    Args:
+      name: of the actor.
+      deadline_seconds: of a call, however often it is repeated.
+      actor: Ray's handle of it; without one each call asks Ray's control process for it.
+    """
+    self._name, self._deadline, self._actor = name, deadline_seconds, actor
 
   def call(
     self,
@@ -146,7 +154,7 @@ class Remote(Generic[Served]):
     if not ray.is_initialized():
       raise UnreachableError(f"Ray is not running to look for '{self._name}'; start it first")
     try:
-      actor = ray.get_actor(self._name, namespace=NAMESPACE)
+      actor: Any = self._actor or ray.get_actor(self._name, namespace=NAMESPACE)
       call = actor.call.options(concurrency_group="call", max_task_retries=0)
       reply: bytes | None = ray.get(call.remote(method, payload), timeout=seconds)  # pyright: ignore
       return reply, "it has not started"

@@ -16,6 +16,7 @@ from typing import cast
 from learned_optimization import distributed
 
 from unsup_rule.distributed import actors, cluster, display, table
+from unsup_rule.distributed.control import Control
 from unsup_rule.distributed.controller import Controller, ControllerRole
 from unsup_rule.distributed.evaluator import EvaluatorRole
 from unsup_rule.distributed.learner import LearnerRole, Outcome
@@ -29,6 +30,7 @@ from unsup_rule.meta.signals import StopRequest
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 120.0
 _LEAVE_SECONDS = 5.0
+_LAST_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
 
 
@@ -77,6 +79,7 @@ class Process:
 
   Attributes:
     name: of the actor.
+    actor: Ray's handle of it.
     result: Ray's reference to what the role returns.
   """
 
@@ -98,7 +101,7 @@ class Process:
     self.name, self._ray, self._role, self._attempt = name, ray, pickle.dumps(role), 0
     host = ray.remote(concurrency_groups={"call": actors.CALLS_AT_ONCE})(actors.Host)
     try:
-      self._actor = host.options(
+      self.actor = host.options(
         name=name,
         namespace=actors.NAMESPACE,
         num_cpus=cores,
@@ -118,7 +121,7 @@ class Process:
   def run(self) -> None:
     """Runs the role, also one that has ended."""
     self._attempt += 1
-    run = self._actor.run.options(max_task_retries=-1)
+    run = self.actor.run.options(max_task_retries=-1)
     self.result = run.remote(self._attempt, self._role)
 
   def outcome(self) -> object:
@@ -256,6 +259,7 @@ class _Watch:
     self._running, self._workers = list(learners), list(workers)
     self._results: dict[str, Outcome] = {}
     self._asked_at: float | None = None
+    self._control = Control.of(ray)
 
   def until_done(self) -> list[Outcome]:
     """Returns the learners' results; raises an error of theirs, or of the last worker's."""
@@ -267,6 +271,7 @@ class _Watch:
         if process.result in done:
           self._ended(process)
       self._see_to_stopping()
+      self._see_to_control()
       self._screen.refresh()
     # Workers go by themselves, at their next call, all but those in a long computation.
     results = [worker.result for worker in self._all_workers]
@@ -305,10 +310,21 @@ class _Watch:
         "checkpoint when it is started again"
       )
 
-  def _ask_to_stop(self) -> None:
+  def _see_to_control(self) -> None:
+    try:
+      self._control.check()
+    except UnsupRuleError as error:
+      self._ask_to_stop(_LAST_SECONDS)
+      results = [learner.result for learner in self._running]
+      _, left = self._ray.wait(results, num_returns=len(results), timeout=_LAST_SECONDS)
+      how = "from its last checkpoint" if left else "from where it is, all is saved,"
+      raise UnsupRuleError(f"{error}; the run goes on {how} when it is started again") from error
+
+  def _ask_to_stop(self, seconds: float = _STOP_SECONDS) -> None:
     """Asks learners to save and end; the call waits for one that is being started anew."""
     for learner in self._running:
+      served = actors.Remote[GradientServer](learner.name, seconds, learner.actor)
       try:
-        actors.Remote[GradientServer](learner.name, _STOP_SECONDS).call(GradientServer.stop)
+        served.call(GradientServer.stop)
       except actors.UnreachableError as error:
         self._screen.say(str(error))
