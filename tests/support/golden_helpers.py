@@ -1,7 +1,5 @@
 """Recordings of the authors' program, and the comparison with them."""
 
-import functools
-
 import numpy as np
 from folders import GOLDEN
 
@@ -16,9 +14,14 @@ def golden(name):
   return read_arrays(GOLDEN / f"{name}.npz")
 
 
-def check(expected, recompute, given=None):
-  """All that can be computed is there, and within its tolerance."""
-  actual, noise = trace.with_noise(recompute, given or expected)
+def check_eager(expected, recompute, given=None):
+  """Run operation by operation, all that can be computed is there, and within its tolerance.
+
+  The noise is that of the compiled program, which is quicker.
+  """
+  given = given or expected
+  _, noise = trace.with_noise(recompute, given)
+  actual = recompute(given, jit=False)
   missing = [key for key in expected if not trace.is_input(key) and key not in actual]
   assert not missing
   failed = [c for c in trace.compare(expected, actual, noise) if not c.passed]
@@ -26,16 +29,14 @@ def check(expected, recompute, given=None):
   return actual
 
 
-def check_update(expected, jit):
-  """As `check`, and the change's learned part: 2% of it, the rest is -w/7 (docs/rule.md, 7)."""
-  actual = check(expected, functools.partial(trace.recompute_update, jit=jit))
+def check_changes(expected, actual):
+  """A change's learned part: 2% of it, the rest is -w/7 (docs/rule.md, 7)."""
   for key in (key for key in expected if key.startswith("change_w/")):
     np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=5e-7, err_msg=key)
 
 
-def check_gradient(expected, base, jit):
-  """As `check`, and every array by its own scale."""
-  actual = check(expected, functools.partial(trace.recompute_gradient, expected, jit=jit), base)
+def check_gradient(expected, actual):
+  """Every array by its own scale."""
   for key, value in actual.items():
     # Biases before a batch norm have no gradient but rounding, which ours leaves out.
     scale = max(float(np.abs(expected[key]).max()), 1e-3)
