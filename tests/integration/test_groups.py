@@ -127,6 +127,7 @@ def test_the_numbers_are_the_same_on_any_number_of_devices(tmp_path):
       np.testing.assert_array_equal(array, other[name])
 
 
+@pytest.mark.slow
 def test_groups_of_the_rule_never_meet():
   run(RULE, 2, timeout=600)
 

@@ -1,28 +1,24 @@
 """Recordings of the authors' program, operation by operation: as they are written, unfused.
 
-Hundreds of programs, which the tests share while nothing else fills the memory; the largest are
-for `make test-slow`.
+Hundreds of programs, which the tests share while nothing else fills the memory.
 """
 
 import functools
 
 import pytest
-from golden_helpers import check_changes, check_eager, check_gradient, golden
+from golden_helpers import UPDATES, check_changes, check_eager, check_gradient, golden
 
 from unsup_rule.reference import trace
 
-pytestmark = pytest.mark.usefixtures("little_memory")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("little_memory")]
 
 
-@pytest.mark.parametrize(
-  "name", ["small_identical", "small_separate", pytest.param("default", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", UPDATES)
 def test_update(name, strict):
   expected = golden(name)
   check_changes(expected, check_eager(expected, trace.recompute_update))
 
 
-@pytest.mark.slow
 def test_gradient(strict):
   expected = golden("small_separate_grads")
   recompute = functools.partial(trace.recompute_gradient, expected)
