@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from unsup_rule import reading
 from unsup_rule.errors import UnsupRuleError
 
 _HEADER = "header"
@@ -238,7 +239,7 @@ class Container:
       DamagedError: it is not a whole file of this kind.
       UnsupRuleError: it has another format.
     """
-    with open(path, "rb") as stream:
+    with reading.opened(path) as stream:
       try:
         entries = _entries(stream)
         header = json.loads(bytes(_array(entries.pop(_HEADER), np.dtype(np.uint8))))
@@ -269,7 +270,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     OSError: there is no such file, or it cannot be read.
     DamagedError: it is not whole, or claims more than a gigabyte.
   """
-  with open(path, "rb") as stream:
+  with reading.opened(path) as stream:
     try:
       with zipfile.ZipFile(stream) as archive:
         infos = archive.infolist()

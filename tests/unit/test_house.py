@@ -11,7 +11,7 @@ from folders import ROOT
 PACKAGE = ROOT / "unsup_rule"
 # From the bottom; rooms of one floor do not know each other.
 FLOORS = (
-  {"errors", "prng"},
+  {"errors", "prng", "reading"},
   {"extras"},
   {"storage"},
   {"machine"},
@@ -25,7 +25,7 @@ FLOORS = (
   {"cli"},
   {"__main__"},
 )
-CORE = {"errors", "prng", "storage", "rule", "probe", "weights", "features"}
+CORE = {"errors", "prng", "reading", "storage", "rule", "probe", "weights", "features"}
 CORE_NEEDS = {"jax", "numpy", "scipy", "sklearn", "tqdm"}  # scikit-learn brings scipy
 # A loaded rule makes its optimizer, for who has the library; it says so where it does.
 UPWARDS = {

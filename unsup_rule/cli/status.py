@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 
 
@@ -28,9 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
   for path in found:
     try:
-      report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-      raise UnsupRuleError(f"cannot read {path}: {error}; try again") from error
-    print(f"{path.parent}, {table.age(report)}")
-    print(table.render(report))
+      report = json.loads(reading.text(path))
+      text = f"{path.parent}, {table.age(report)}\n{table.render(report)}"
+    except storage.DAMAGE as error:
+      raise UnsupRuleError(f"cannot read {path}: {error!r}; try again") from error
+    print(text)
   return 0

@@ -84,7 +84,7 @@ def load(
   """
   packed = None if files is None else _packed(files, name, split, resolution, grey)
   if packed is not None and packed.exists():
-    dataset = _unpacked.get(str(packed)) or read(packed, packed.stem)
+    dataset = _unpacked.get(str(packed)) or _read_packed(packed)
     _unpacked[str(packed)] = dataset
     return dataset
   key, build = _reader(name, split, resolution, data_dir, vocabulary)
@@ -113,6 +113,13 @@ def pack(
   path = _packed(files, name, split, resolution, grey)
   write(path, load(name, split, resolution=resolution, grey=grey), path.stem)
   return path
+
+
+def _read_packed(path: pathlib.Path) -> Dataset:
+  try:
+    return read(path, path.stem)
+  except OSError as error:
+    raise UnsupRuleError(f"cannot read {path}: {error.strerror}; pack it again") from error
 
 
 def _packed(

@@ -10,12 +10,15 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import jax
 import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
+
+if TYPE_CHECKING:
+  from ray.actor import ActorHandle
 
 NAMESPACE = "unsup-rule"
 CALLS_AT_ONCE = 16  # Threads of an actor that answer calls.
@@ -107,7 +110,7 @@ class Remote(Generic[Served]):
   """A `Caller` of what the actor of a name serves. The actor need not be there yet."""
 
   def __init__(
-    self, name: str, deadline_seconds: float = DEADLINE_SECONDS, actor: object | None = None
+    self, name: str, deadline_seconds: float = DEADLINE_SECONDS, actor: "ActorHandle | None" = None
   ):
     """Makes a caller whose calls give up after the deadline.
 
@@ -154,7 +157,7 @@ class Remote(Generic[Served]):
     if not ray.is_initialized():
       raise UnreachableError(f"Ray is not running to look for '{self._name}'; start it first")
     try:
-      actor: Any = self._actor or ray.get_actor(self._name, namespace=NAMESPACE)
+      actor = self._actor or ray.get_actor(self._name, namespace=NAMESPACE)
       call = actor.call.options(concurrency_group="call", max_task_retries=0)
       reply: bytes | None = ray.get(call.remote(method, payload), timeout=seconds)  # pyright: ignore
       return reply, "it has not started"

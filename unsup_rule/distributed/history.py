@@ -1,13 +1,14 @@
 """What became of a population: `history.csv`, a row for each evaluation, and `members.png`."""
 
 import csv
+import io
 import json
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 
 
@@ -52,21 +53,19 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  with open(path, newline="", encoding="utf-8") as stream:
-    return [
-      {
-        **row,
-        "member": int(row["member"]),
-        "step": int(row["step"]),
-        "fitness": float(row["fitness"]),
-        "bindings": dict(
-          [part.strip() for part in binding.split("=", 1)]
-          for binding in json.loads(row["bindings"])
-        ),
-      }
-      for row in csv.DictReader(stream)
-      if row["bindings"]
-    ]
+  return [
+    {
+      **row,
+      "member": int(row["member"]),
+      "step": int(row["step"]),
+      "fitness": float(row["fitness"]),
+      "bindings": dict(
+        [part.strip() for part in binding.split("=", 1)] for binding in json.loads(row["bindings"])
+      ),
+    }
+    for row in csv.DictReader(io.StringIO(reading.text(path)))
+    if row["bindings"]
+  ]
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 
 Report = dict[str, Any]  # As JSON has it: numbers, texts, lists and dictionaries of them.
@@ -29,9 +29,7 @@ class RestartCounts:
   def __init__(self, folder: pathlib.Path):
     self._path = folder / "restarts.json"
     try:
-      self._counts = {
-        str(name): int(n) for name, n in json.loads(self._path.read_text(encoding="utf-8")).items()
-      }
+      self._counts = {str(name): int(n) for name, n in json.loads(reading.text(self._path)).items()}
     except FileNotFoundError:
       self._counts = {}
     except storage.DAMAGE as error:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.tasks.fewshot import PROBES, mean_and_error
 
@@ -43,11 +43,11 @@ class Store:
     A row without a checksum, of an earlier version, does not count: its cell is measured again.
 
     Raises:
-      UnsupRuleError: another line is damaged, or the folder cannot be written.
+      UnsupRuleError: another line is damaged, or the file cannot be read or written.
     """
     self._path = pathlib.Path(folder) / "results.jsonl"
     self._rows: dict[str, Row] = {}
-    content = self._path.read_bytes() if self._path.exists() else b""
+    content = self._content()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content or not self._path.exists():
       storage.write_bytes(self._path, whole)
@@ -72,6 +72,17 @@ class Store:
         f"{unchecked} rows of {self._path} have no checksum, so their cells are measured again",
         stacklevel=2,
       )
+
+  def _content(self) -> bytes:
+    try:
+      with reading.opened(self._path) as stream:
+        return stream.read()
+    except FileNotFoundError:
+      return b""
+    except OSError as error:
+      raise UnsupRuleError(
+        f"cannot read {self._path}: {error.strerror}; move it away, or choose another folder"
+      ) from error
 
   def get(self, key: str) -> Row | None:
     """The row of a cell, finished or failed, or None."""

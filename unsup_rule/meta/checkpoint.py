@@ -18,7 +18,7 @@ from learned_optimization import checkpoints as _register_haiku_trees  # noqa: F
 from learned_optimization.learned_optimizers.base import MetaParams
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import trees
 
@@ -163,7 +163,7 @@ def read_state(path: str | pathlib.Path) -> State:
 
 
 def _read(path: pathlib.Path) -> State:
-  with path.open("rb") as stream:
+  with reading.opened(path) as stream:
     if stream.read(len(_EARLIER)) == _EARLIER:
       raise UnsupRuleError(
         f"{path} has format 1, made by an earlier version; go on with that version, or start anew "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -153,15 +153,14 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
   if not path.exists():
     return [], []
   try:
-    with open(path, newline="", encoding="utf-8") as stream:
-      text = stream.read()
+    text = reading.text(path)
     reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     rows = [row for row in reader if None not in row.values() and None not in row]
     for row in rows:
       int(row["step"])
       for value in row.values():
         float(value or "nan")
-  except (csv.Error, ValueError, KeyError) as error:
+  except (csv.Error, OSError, ValueError, KeyError) as error:
     aside = path.with_name(f"damaged_{path.name}")
     path.replace(aside)
     warnings.warn(f"{path} is damaged ({error}); it is {aside} now", stacklevel=2)

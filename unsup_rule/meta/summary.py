@@ -3,20 +3,23 @@
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 
 from learned_optimization.learned_optimizers import base as lopt_base
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
+from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import progress
 from unsup_rule.meta.options import HeldoutFn, measured
 
 
 def is_current(folder: str | os.PathLike, outer_steps: int) -> bool:
   """Tells whether the folder has a summary of a run of so many outer steps."""
+  path = pathlib.Path(folder) / "summary.json"
   try:
-    found = json.loads((pathlib.Path(folder) / "summary.json").read_text(encoding="utf-8"))
-    return found["outer_steps"] == outer_steps
-  except (OSError, ValueError, KeyError, TypeError):
+    found = json.loads(reading.text(path))
+    return bool(_described(path, found)) and found["outer_steps"] == outer_steps
+  except storage.DAMAGE:
     return False
 
 
@@ -55,9 +58,21 @@ def write(
 
 
 def describe(folder: str | os.PathLike) -> str:
-  """Returns in one line what the folder's `summary.json` says."""
+  """Returns in one line what the folder's `summary.json` says.
+
+  Raises:
+    UnsupRuleError: it cannot be read, or is damaged.
+  """
   path = pathlib.Path(folder) / "summary.json"
-  found = json.loads(path.read_text(encoding="utf-8"))
+  try:
+    return _described(path, json.loads(reading.text(path)))
+  except storage.DAMAGE as error:
+    raise UnsupRuleError(
+      f"{path} is damaged ({error!r}); remove it, or finish the run again"
+    ) from error
+
+
+def _described(path: pathlib.Path, found: Mapping[str, float]) -> str:
   text = f"{path}: {found['outer_steps']} outer steps in {found['seconds']:.0f} s"
   if found["heldout_accuracy_after"] is not None:
     text += (

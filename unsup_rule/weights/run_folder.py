@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.weights.archive import Archive
 
@@ -40,7 +41,7 @@ def _summary(folder: pathlib.Path) -> dict[str, object]:
   """What `summary.json` says; an unfinished or imported run has none."""
   path = folder / "summary.json"
   try:
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    summary = json.loads(reading.text(path)) if path.exists() else {}
     return {name: value for name, value in summary.items() if value is not None}
-  except (OSError, ValueError, AttributeError) as error:
+  except storage.DAMAGE as error:
     raise UnsupRuleError(f"{path} is damaged; remove it, or finish the run again") from error

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from unsup_rule import storage
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
 from unsup_rule.evaluation.measuring import arrays_path
@@ -25,8 +26,7 @@ def draw(rows: Sequence[Row], folder: str | os.PathLike) -> list[style.Drawn]:
     label = comparison.data_label(row)
     path = arrays_path(folder, row["key"])
     if row["method"] == "rule" and label not in shown and path.exists():
-      with np.load(path) as stored:
-        shown[label] = (row["identity"]["data"]["name"], dict(stored))
+      shown[label] = (row["identity"]["data"]["name"], storage.read_npz(path))
   shown = dict(list(shown.items())[:_MOST_PANELS])
   if not shown:
     return []
