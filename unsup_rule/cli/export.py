@@ -11,6 +11,8 @@ import jax
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.schedule import InnerSchedule, read_setting
+from unsup_rule.weights import hub
+from unsup_rule.weights.pretrained import Pretrained, averaged, pretrained
 
 # Of summary.json: (key, words of the card).
 _MEASURED = (
@@ -32,9 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--out",
     type=pathlib.Path,
-    required=True,
     help="FILE.npz, which gets a model card FILE.md beside it; or a folder for rule.npz, "
     "params and config.gin, which opt_from_checkpoint of learned_optimization loads",
+  )
+  parser.add_argument(
+    "--push",
+    metavar="hf://OWNER/NAME",
+    help="put the rule and its card into this repository of the Hugging Face Hub, from which "
+    "`pretrained` loads it; needs huggingface_hub and `hf auth login`",
   )
   parser.add_argument(
     "--dynamics",
@@ -52,10 +59,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-  """Writes the file or the folder."""
-  from unsup_rule.weights.pretrained import averaged, pretrained
+  """Writes the file or the folder, or pushes.
 
-  out = arguments.out
+  Raises:
+    UnsupRuleError: no such rule, nowhere to put it, or it cannot be put there.
+  """
+  if arguments.out is None and arguments.push is None:
+    raise UnsupRuleError("nowhere to export to; give --out, or --push hf://owner/name")
+  name = arguments.out.stem if arguments.push is None else hub.repository(arguments.push)
+  rule = _asked(arguments, name)
+  if arguments.out is not None:
+    _write(rule, arguments.out)
+    _say(rule, arguments.out)
+  if arguments.push is not None:
+    _say(rule, hub.push(arguments.push, rule, _card(rule)))
+  return 0
+
+
+def _say(rule: Pretrained, where: str | pathlib.Path) -> None:
+  print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {where}")
+
+
+def _asked(arguments: argparse.Namespace, name: str) -> Pretrained:
+  """The rule, with what the command line says of it."""
   rule = averaged([pretrained(rule) for rule in arguments.rule])
   use = {"steps": arguments.steps, "batch_size": arguments.batch_size}
   told = {
@@ -63,29 +89,31 @@ def run(arguments: argparse.Namespace) -> int:
     "core_hours": arguments.core_hours,
     "commit": arguments.commit or rule.provenance.get("commit") or _commit(),
   }
-  rule = dataclasses.replace(
+  return dataclasses.replace(
     rule,
-    name=out.stem,
+    name=name.rpartition("/")[2],
     schedule=_changed(rule.schedule, arguments.dynamics),
     use=dataclasses.replace(rule.use, **{k: v for k, v in use.items() if v is not None}),
     provenance=rule.provenance | {k: v for k, v in told.items() if v is not None},
   )
-  if out.suffix == ".npz":
-    for path in (out, out.with_suffix(".md")):
-      if path.exists():
-        raise UnsupRuleError(f"{path} exists already; remove it or choose another name")
-    rule.write(out)
-    try:
-      storage.write_text(out.with_suffix(".md"), _card(rule))
-    except UnsupRuleError:
-      out.unlink()  # Else the same command would be refused once there is room.
-      raise
-  else:
+
+
+def _write(rule: Pretrained, out: pathlib.Path) -> None:
+  """Writes the file and its card, or the folder."""
+  if out.suffix != ".npz":
     from unsup_rule.meta import run_folder
 
     run_folder.write_rule(out, rule)
-  print(f"{_count(rule):,} parameters of the rule, sha256 {rule.sha256[:12]} -> {out}")
-  return 0
+    return
+  for path in (out, out.with_suffix(".md")):
+    if path.exists():
+      raise UnsupRuleError(f"{path} exists already; remove it or choose another name")
+  rule.write(out)
+  try:
+    storage.write_text(out.with_suffix(".md"), _card(rule))
+  except UnsupRuleError:
+    out.unlink()  # Else the same command would be refused once there is room.
+    raise
 
 
 def _changed(schedule: InnerSchedule, settings: Sequence[str]) -> InnerSchedule:
@@ -103,7 +131,7 @@ def _changed(schedule: InnerSchedule, settings: Sequence[str]) -> InnerSchedule:
   return dataclasses.replace(schedule, **changes)
 
 
-def _count(rule) -> int:
+def _count(rule: Pretrained) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(rule.theta))
 
 
@@ -122,7 +150,7 @@ def _commit() -> str | None:
   return done.stdout.strip()
 
 
-def _card(rule) -> str:
+def _card(rule: Pretrained) -> str:
   """The model card: what the archive knows, for people."""
   known = rule.provenance
   schedule = rule.schedule

@@ -16,6 +16,7 @@ COMMANDS = {
   "train": ("unsup_rule.cli.train", "meta-train what a gin file describes"),
   "launch": ("unsup_rule.cli.launch", "meta-train with many processes, here or on a cluster"),
   "status": ("unsup_rule.cli.status", "show a run that launch started"),
+  "report": ("unsup_rule.cli.report", "make one page to look at of a training run"),
   "describe": ("unsup_rule.cli.describe", "say and show what a gin file would sample"),
   "evaluate": ("unsup_rule.cli.evaluate", "measure a rule against baselines, with a report"),
   "rules": ("unsup_rule.cli.rules", "list the rules of the package, or print one's card"),

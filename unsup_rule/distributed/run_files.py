@@ -15,6 +15,7 @@ from unsup_rule import storage
 from unsup_rule.distributed.meta_parameters import MetaParameterStore, Update
 from unsup_rule.distributed.statistics import Report, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import cores
 from unsup_rule.meta import checkpoint, curve, progress, run_folder, trees
 from unsup_rule.meta.events import EventWriter
 from unsup_rule.meta.settings import Settings
@@ -89,7 +90,8 @@ class RunFiles:
       "theta_mean_abs": theta_mean_abs,
       "dropped": refused - self._refused_shown,
     }
-    self._waiting.append(row | {f"{curve.SOURCE_PREFIX}{name}": x for name, x in losses.items()})
+    row |= {f"{curve.SOURCE_PREFIX}{name}": x for name, x in losses.items()}
+    self._waiting.append(row | curve.coefficients(self._store.theta))
     with self._tolerant():
       self._write_waiting()
     self._refused_shown = refused
@@ -188,6 +190,7 @@ class RunFiles:
       "slots": {},  # Estimators are the workers' own.
       "worker_statistics": self._statistics.to_state(),
       "generation": self.generation,
+      "device": cores.devices(),
     }
 
   def _scalars(self, update: Update, theta_mean_abs: float) -> dict[str, float]:

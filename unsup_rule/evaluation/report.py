@@ -1,16 +1,13 @@
 """The report of an evaluation: one self-contained HTML page, and one in Markdown for docs/."""
 
-import base64
 import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
 
-import jinja2
-
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation import claims, comparison, summary
+from unsup_rule.evaluation import claims, comparison, pages, summary
 from unsup_rule.evaluation.comparison import Difference, Value
 from unsup_rule.evaluation.figures import fewshot, inside, layers, meta_training, steps, sweeps
 from unsup_rule.evaluation.figures.style import Drawn
@@ -45,8 +42,8 @@ def write(
     "figure_folder": "figures",
   }
   path = folder / "report.html"
-  storage.write_text(path, _render("report.html.jinja", content))
-  storage.write_text(folder / "results.md", _render("results.md.jinja", content))
+  storage.write_text(path, pages.render("report.html.jinja", content))
+  storage.write_text(folder / "results.md", pages.render("results.md.jinja", content))
   table = summary.headline(rows)
   storage.write_text(folder / "table.md", "" if table is None else _short_table(table))
   return path
@@ -86,32 +83,10 @@ def _short_table(table: summary.Headline) -> str:
     if line.is_rule or line in strongest.values() or line.method in _PAPER
   ]
   named = "; ".join(
-    f"{line.label} on {label} ({_value(line.values[label])})" for label, line in strongest.items()
+    f"{line.label} on {label} ({pages.value(line.values[label])})"
+    for label, line in strongest.items()
   )
   return f"{markdown_table(data, chosen)}\n\nThe strongest rivals: {named}."
-
-
-def _render(template: str, content: dict[str, object]) -> str:
-  html = template.endswith(".html.jinja")
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("unsup_rule.evaluation"),
-    autoescape=html,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=not html,
-    keep_trailing_newline=True,
-  )
-  environment.filters |= {
-    "short": lambda number: f"{number:.3f}".removeprefix("0"),
-    "time": lambda seconds: f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}",
-    "value": _value,
-    "gap": lambda found: f"{found.mean:+.3f} ± {found.error:.3f}",
-    "base64": lambda figure: base64.b64encode(figure.png).decode(),
-  }
-  return environment.get_template(template).render(content)
-
-
-def _value(value: Value) -> str:
-  return f"{value.mean:.3f} ± {value.error:.3f}"
 
 
 def _figures(
@@ -192,7 +167,7 @@ def markdown_table(data: Sequence[str], lines: Sequence[summary.Line]) -> str:
   for line in lines:
     cells = []
     for label in data:
-      cell = _value(line.values[label]).replace("0.", ".") if label in line.values else "–"
+      cell = pages.value(line.values[label]).replace("0.", ".") if label in line.values else "–"
       top = label in line.values and line.values[label].mean == best[label]
       cells.append(f"**{cell}**" if top else cell)
     name = f"**{line.label}**" if line.is_rule else line.label

@@ -1,7 +1,8 @@
 """The training curve: `curve.csv`, a row for each outer step, and `curve.png` drawn from it.
 
 After the columns that every run has, `curve.csv` has one for each data set that came up,
-`loss/<data set>`, empty in the rows of steps that did not see the set.
+`loss/<data set>`, empty in the rows of steps that did not see the set, and where the rule is
+trained one for each of its mixing coefficients, `coefficient/<term>`.
 """
 
 import csv
@@ -15,12 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unsup_rule import reading, storage
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.rule.terms import TERMS
+from unsup_rule.rule.theta import COEFFICIENTS
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
 COLUMNS: Sequence[str] = ("step", "seconds", "loss", "gradient_norm", "theta_mean_abs", "dropped")
 SOURCE_PREFIX = "loss/"
+COEFFICIENT_PREFIX = "coefficient/"
+Columns = Mapping[str, np.ndarray]  # by name; a value for each row
 _PANELS_A_ROW = 3
 
 
@@ -39,6 +45,41 @@ def smoothed(values: Sequence[float] | np.ndarray, span: int) -> np.ndarray:
       total, weight = decay * total + value, decay * weight + 1
     averages.append(total / weight if weight else np.nan)
   return np.asarray(averages)
+
+
+def coefficients(theta: object) -> dict[str, float]:
+  """The columns of the mixing coefficients: of W by their terms, of V, if it has its own, "V term".
+
+  Args:
+    theta: of whatever is trained; there are none if the rule is no part of it.
+  """
+  rule = theta.get("rule", theta) if isinstance(theta, Mapping) else {}
+  found = {}
+  for direction, name in (("forward", ""), ("backward", "V ")):
+    if module := rule.get(f"{direction}{COEFFICIENTS}"):
+      values = np.asarray(module["w"])[:, 0].tolist()
+      found |= {f"{COEFFICIENT_PREFIX}{name}{t}": v for t, v in zip(TERMS, values, strict=True)}
+  return found
+
+
+def read(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The columns of the folder's `curve.csv`, one value for each whole row, NaN where it has none.
+
+  Raises:
+    UnsupRuleError: there is no such file, or it is damaged.
+  """
+  path = pathlib.Path(folder) / "curve.csv"
+  try:
+    names, rows = _parsed(path)
+    if not {"step", "loss"} <= {*names}:
+      raise ValueError("its first line names no step and no loss")
+  except OSError as error:
+    raise UnsupRuleError(
+      f"cannot read {path}: {error.strerror}; give the folder of a training run"
+    ) from error
+  except (csv.Error, ValueError, KeyError) as error:
+    raise UnsupRuleError(f"{path} is damaged ({error}); restore it from a copy") from error
+  return {name: np.asarray([float(row[name] or "nan") for row in rows]) for name in names}
 
 
 class Curve:
@@ -83,10 +124,9 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   import matplotlib.figure
 
   folder = pathlib.Path(folder)
-  names, rows = _read(folder / "curve.csv")
-  columns = {name: np.asarray([float(row[name] or "nan") for row in rows]) for name in names}
+  columns = read(folder)
   steps = columns["step"]
-  sources = [name for name in names if name.startswith(SOURCE_PREFIX)]
+  sources = [name for name in columns if name.startswith(SOURCE_PREFIX)]
   sources = sources if len(sources) > 1 else []
   n_panel_rows = -(-len(sources) // _PANELS_A_ROW)
   figure = matplotlib.figure.Figure(figsize=(8, 6 + 2 * n_panel_rows), layout="constrained")
@@ -95,7 +135,7 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   norm_axes = figure.add_subplot(grid[-1], sharex=loss_axes)
   if "validation" in columns:
     _plot_validation(loss_axes, steps, columns["validation"])
-  span = max(5, len(rows) // 15)
+  span = max(5, len(steps) // 15)
 
   def plot(axes, name: str) -> None:
     axes.plot(
@@ -121,8 +161,8 @@ def draw(folder: str | os.PathLike, title: str) -> None:
       axes.tick_params(labelsize="small")
     panels[0].set_ylabel("meta-loss")
   _mark_dropped(loss_axes, steps[columns["dropped"] > 0])
-  minutes = columns["seconds"][-1] / 60 if rows else 0
-  loss_axes.set(title=f"{title}: {len(rows)} outer steps in {minutes:.1f} min", ylabel="meta-loss")
+  minutes = columns["seconds"][-1] / 60 if len(steps) else 0
+  loss_axes.set(title=f"{title}: {len(steps)} outer steps in {minutes:.1f} min", ylabel="meta-loss")
   loss_axes.legend()
   norm_axes.set(xlabel="outer step", ylabel="meta-gradient norm", yscale="log")
   with storage.atomic_open(folder / "curve.png") as stream:
@@ -146,23 +186,28 @@ def _plot_validation(loss_axes: "Axes", steps: np.ndarray, accuracy: np.ndarray)
 
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
-  """Returns the columns and the whole rows of the file; a kill can leave half a row at its end.
+  """Returns the columns and the whole rows of the file.
 
   The curve is there to be looked at: a damaged one is put aside, and the run goes on.
   """
   if not path.exists():
     return [], []
   try:
-    text = reading.text(path)
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    rows = [row for row in reader if None not in row.values() and None not in row]
-    for row in rows:
-      int(row["step"])
-      for value in row.values():
-        float(value or "nan")
+    return _parsed(path)
   except (csv.Error, OSError, ValueError, KeyError) as error:
     aside = path.with_name(f"damaged_{path.name}")
     path.replace(aside)
     warnings.warn(f"{path} is damaged ({error}); it is {aside} now", stacklevel=2)
     return [], []
+
+
+def _parsed(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
+  """The columns and the whole rows; a kill can leave half a row at the end of the file."""
+  text = reading.text(path)
+  reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+  rows = [row for row in reader if None not in row.values() and None not in row]
+  for row in rows:
+    int(row["step"])
+    for value in row.values():
+      float(value or "nan")
   return list(reader.fieldnames or ()), rows

@@ -139,6 +139,7 @@ class _Session:
       dropped=report.dropped,
       **measured,
       **{f"{curve.SOURCE_PREFIX}{name}": loss for name, loss in report.source_losses.items()},
+      **curve.coefficients(theta),
     )
     values = {"meta_loss": report.loss, **measured}
     every = self._limits.summary_every_n
@@ -158,7 +159,7 @@ class _Session:
 def _save(
   folder: pathlib.Path, run: MetaTrainingRun, validation: Validation, seconds: float
 ) -> None:
-  around = {"seconds": seconds, "best_validation": validation.best}
+  around = {"seconds": seconds, "best_validation": validation.best, "device": cores.devices()}
   checkpoint.save_state(folder, run.step, run.to_state() | around)
   run_folder.write_theta(folder, run.theta, run.step, run.settings)
 

@@ -1,0 +1,28 @@
+"""`unsup-rule report`: a training run as one page to look at."""
+
+import argparse
+import pathlib
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags."""
+  parser.add_argument(
+    "folder", metavar="DIR", type=pathlib.Path, help="folder of a run of train or launch"
+  )
+  parser.add_argument(
+    "--out", metavar="FILE", type=pathlib.Path, help="the page (default: report.html in the folder)"
+  )
+
+
+def run(arguments: argparse.Namespace) -> int:
+  """Writes the page; returns the exit code.
+
+  Raises:
+    UnsupRuleError: the folder holds no run, its curve is damaged, or the page cannot be written.
+  """
+  from unsup_rule.evaluation import training_report
+
+  out = arguments.out or arguments.folder / "report.html"
+  training_report.write(arguments.folder, out)
+  print(out)
+  return 0
