@@ -89,7 +89,9 @@ def main(path=None):
     print(f"step {step:3}: {score:.3f}")
   if path:
     weights = [np.asarray(params.layers[0].w) for params in models]
-    draw(weights, embeddings, labels[1::2], accuracy).savefig(path, dpi=100)
+    draw(weights, embeddings, labels[1::2], accuracy).savefig(
+      path, dpi=90, metadata={"Software": None}
+    )
   return dict(zip(STEPS, accuracy, strict=True))
 
 

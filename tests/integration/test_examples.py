@@ -13,6 +13,7 @@ SMALL = {
   "fine_tuning": {},  # Takes two seconds as it is.
   "equinox_mlp": {},
   "flax_nnx": {},
+  "at_a_glance": {},
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -22,11 +23,11 @@ def test_every_example_is_run():
   assert len(NOTEBOOKS) == 2
 
 
-def run(name):
+def run(name, **more):
   spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.main(**SMALL[name])
+  return module.main(**SMALL[name], **more)
 
 
 @pytest.mark.slow
@@ -55,6 +56,16 @@ def test_fine_tuning():
 def test_models_of_other_libraries(name):
   accuracy = run(name)
   assert accuracy["trained"] > accuracy["untrained"] + 0.1
+
+
+@pytest.mark.slow
+def test_at_a_glance(tmp_path):
+  path = tmp_path / "figure.png"
+  accuracy = run("at_a_glance", path=path)
+  assert list(accuracy) == [0, 10, 30, 100]
+  assert accuracy[100] > accuracy[10] > accuracy[0] + 0.2
+  assert path.stat().st_size < 200_000
+  assert (ROOT / "docs" / "at_a_glance.png").stat().st_size < 200_000
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

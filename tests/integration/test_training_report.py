@@ -103,7 +103,7 @@ def test_a_run_of_launch_without_them_on_the_way(tmp_path, capsys):
     "30, not complete",
     "1 min 0 s, 2 s an outer step",
     "2.9 in the first tenth of the steps, 1.55 in the last",
-    "the run has no trainer.validation_fn",
+    "no trainer.validation_fn has measured",
     "2 on 2 machines",
     "learner 1, workers 4",
     "2 not finite</td>",

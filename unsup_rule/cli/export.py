@@ -64,9 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
   Raises:
     UnsupRuleError: no such rule, nowhere to put it, or it cannot be put there.
   """
-  if arguments.out is None and arguments.push is None:
+  if arguments.push is not None:
+    name = hub.repository(arguments.push)
+  elif arguments.out is not None:
+    name = arguments.out.stem
+  else:
     raise UnsupRuleError("nowhere to export to; give --out, or --push hf://owner/name")
-  name = arguments.out.stem if arguments.push is None else hub.repository(arguments.push)
   rule = _asked(arguments, name)
   if arguments.out is not None:
     _write(rule, arguments.out)

@@ -11,5 +11,7 @@ store       finished cells on disk; provenance says where each came from
 comparison  paired differences between the rule and the others
 scores      one table and one number for two rules
 report      one HTML page; its figures are in figures/
+training_report  the same of a training run
+pages       what both pages share
 library_tasks  our Task under names that the library's own benchmark tools know
 """

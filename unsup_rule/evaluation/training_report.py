@@ -81,7 +81,7 @@ def _figures(columns: Columns, rule: Archive | None) -> tuple[list[Drawn], list[
   newest = {} if rule is None else curve.coefficients(rule.theta)
   parts = [
     ([meta_training.meta_loss(columns)], ""),
-    (meta_training.validation(columns), "Validation: the run has no trainer.validation_fn."),
+    (meta_training.validation(columns), "Validation: no trainer.validation_fn has measured."),
     (meta_training.sources(columns), "Meta-loss by data set: there are no several data sets."),
     (coefficients.draw(columns, newest), coefficients.ABSENT),
     ([meta_training.gradient(columns)], ""),
