@@ -84,6 +84,6 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     if tag == "span":
       return math
     label = f'<span class="number">({number.group(1)})</span>' if number else ""
-    return f'<div class="formula">{math}{label}</div>'
+    return f'<div class="formula"><div class="scrolled">{math}</div>{label}</div>'
 
   return _FORMULA.sub(formula, content)

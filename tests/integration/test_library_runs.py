@@ -8,6 +8,7 @@ from folders import ROOT
 
 from unsup_rule import compat
 from unsup_rule.cli import main as cli
+from unsup_rule.data import tfds_source
 
 RUNS = sorted(path.stem for path in (ROOT / "gin" / "library").glob("*_*.gin"))
 SMALL = [
@@ -44,6 +45,9 @@ def test_trains_and_resumes(run, tmp_path, monkeypatch):
   """A run of 2 and then 4 steps is a run of 4."""
   if run.startswith("hyper_v2") and not compat.IS_HEAD:
     pytest.skip("HyperV2 is in HEAD alone")
+  images = tfds_source.data_folder(None) / "fashion_mnist"
+  if "image" in run and not any(images.rglob("dataset_info.json")):
+    pytest.skip(f"data set fashion_mnist is not prepared in {images.parent} (set TFDS_DATA_DIR)")
   monkeypatch.setattr("sys.argv", ["unsup-rule"])  # HyperV2 has absl read it.
   for folder, steps in (("two", 2), ("two", 4), ("one", 4)):
     gin.clear_config()

@@ -59,7 +59,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     mlp_: the architecture.
     n_features_in_: number of inputs.
 
-  Example:
+  Examples:
     >>> from sklearn.datasets import load_digits
     >>> from unsup_rule import UnsupervisedFeatures
     >>> UnsupervisedFeatures().fit_transform(load_digits().data).shape
