@@ -16,6 +16,7 @@ from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.rule.terms import TERMS
 from unsup_rule.weights import run_folder
 
+HEADER = ",".join(curve.COLUMNS).encode() + b"\n"
 COEFFICIENTS = [f"coefficient/{term}" for term in TERMS]
 STATUS = {
   "state": "running",
@@ -118,11 +119,13 @@ def test_a_run_of_launch_without_them_on_the_way(tmp_path, capsys):
 def test_what_is_damaged_beside_the_curve_is_said_on_the_page(tmp_path, capsys):
   folder = launched(tmp_path / "run", steps=2)
   (folder / "rule.npz").write_bytes(b"no")
-  (folder / "status.json").write_text("{")
+  (folder / "status.json").write_text('{"workers": [1]}')
+  (folder / "summary.json").write_text("{")
+  (folder / "config.gin").write_bytes(b"\xff")
   (folder / "checkpoint_2").write_bytes(b"no")
   with pytest.warns(UserWarning, match="checkpoint_2 is damaged"):
     page = page_of(folder, capsys)
-  assert page.count('<p class="failed">') == 3
+  assert page.count('<p class="failed">') == 5
   assert "left no rule.npz" in page
 
 
@@ -132,7 +135,9 @@ def test_what_is_damaged_beside_the_curve_is_said_on_the_page(tmp_path, capsys):
     (b"step,loss\n1,two\n", r"curve\.csv is damaged .*; restore it"),
     (b"step,loss\n1,\xff\n", r"curve\.csv is damaged .*; restore it"),
     (b"", r"curve\.csv is damaged \(its first line names no step"),
-    (b"step,loss,seconds\n1,2", "has taken no outer step yet; try again later"),
+    (b"step,loss\n1,2\n", "no whole column seconds; restore it"),
+    (HEADER + b"1,inf,3,4,5,0\n", "no whole column seconds; restore it"),
+    (HEADER + b"1,2", "has taken no outer step yet; try again later"),
   ],
 )
 def test_no_curve_to_show(content, message, tmp_path, capsys):

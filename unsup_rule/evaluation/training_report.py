@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import pages
 from unsup_rule.evaluation.figures import coefficients, meta_training
@@ -18,6 +18,7 @@ from unsup_rule.weights import run_folder
 from unsup_rule.weights.archive import Archive, digest
 
 Facts = dict[str, str]
+_COUNTS = ("step", "seconds", "dropped")  # Columns that are numbers in each row.
 _TENTH = 10
 
 
@@ -39,13 +40,13 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> None:
   content = {
     "title": f"Training run {folder.resolve().name}",
     "facts": _facts(folder, columns, problems),
-    "workers": _workers(_json(folder / "status.json", problems)),
+    "workers": _workers(folder / "status.json", problems),
     "rule": {} if rule is None else _about(rule),
     "losses": _losses(columns),
     "problems": problems,
     "figures": figures,
     "absent": absent,
-    "config_text": _text(folder / "config.gin"),
+    "config_text": _config(folder, problems),
   }
   storage.write_text(out, pages.render("run.html.jinja", content))
 
@@ -61,6 +62,9 @@ def _curve(folder: pathlib.Path) -> Columns:
     )  # fmt: skip
     raise UnsupRuleError(f"{folder} is no folder of a run, it has no curve.csv; {remedy}")
   columns = curve.read(folder)
+  for name in curve.COLUMNS:
+    if name not in columns or (name in _COUNTS and not np.isfinite(columns[name]).all()):
+      raise UnsupRuleError(f"{folder}/curve.csv has no whole column {name}; restore it from a copy")
   if not len(columns["step"]):
     raise UnsupRuleError(f"the run in {folder} has taken no outer step yet; try again later")
   return columns
@@ -102,7 +106,7 @@ def _facts(folder: pathlib.Path, columns: Columns, problems: list[str]) -> Facts
   complete = summary.get("outer_steps") == step
   facts = {
     "outer steps": f"{step:,}" + ("" if complete else ", not complete"),
-    "time of training": f"{_duration(seconds)}, {seconds / step:.3g} s an outer step",
+    "time of training": f"{_duration(seconds)}, {seconds / max(step, 1):.3g} s an outer step",
     "computed on": state.get("device", "not recorded by the version that trained it"),
     "meta-loss": "{:.4g} in the first tenth of the steps, {:.4g} in the last".format(
       *_ends(columns["loss"])
@@ -110,14 +114,19 @@ def _facts(folder: pathlib.Path, columns: Columns, problems: list[str]) -> Facts
     "gradients dropped": f"{int(np.nansum(columns['dropped']))}, not finite or refused",
     "newest checkpoint": f"step {state['step']:,}" if state else "none that can be read",
   }
+  return facts | (_held_out(summary) if complete else {})
+
+
+def _held_out(summary: dict) -> Facts:
+  """What `trainer.heldout_fn` measured, if there is one."""
+  found = {}
   for when in ("before", "after"):
-    accuracy = summary.get(f"heldout_accuracy_{when}")
-    if complete and accuracy is not None:
-      error = summary.get(f"heldout_standard_error_{when}")
-      facts[f"held-out accuracy {when}"] = f"{accuracy:.3f}" + (
-        "" if error is None else f" ± {error:.3f} (standard error)"
+    accuracy, error = (summary.get(f"heldout_{n}_{when}") for n in ("accuracy", "standard_error"))
+    if isinstance(accuracy, float):
+      found[f"held-out accuracy {when}"] = f"{accuracy:.3f}" + (
+        f" ± {error:.3f} (standard error)" if isinstance(error, float) else ""
       )
-  return facts
+  return found
 
 
 def _about(rule: Archive) -> Facts:
@@ -133,8 +142,16 @@ def _about(rule: Archive) -> Facts:
   return {name.replace("_", " "): str(value) for name, value in known.items()}
 
 
-def _workers(status: dict) -> Facts:
+def _workers(path: pathlib.Path, problems: list[str]) -> Facts:
   """What `launch` knows of the processes of its run."""
+  try:
+    return _described(_json(path, problems))
+  except storage.DAMAGE as error:
+    problems.append(f"{path} is damaged ({error!r})")
+    return {}
+
+
+def _described(status: dict) -> Facts:
   workers = status.get("workers", {})
   if not workers:
     return {}
@@ -177,11 +194,16 @@ def _duration(seconds: float) -> str:
 
 def _json(path: pathlib.Path, problems: list[str]) -> dict:
   try:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-  except (OSError, ValueError, TypeError) as error:
-    problems.append(f"{path} is damaged ({error})")
+    return dict(json.loads(reading.text(path))) if path.exists() else {}
+  except storage.DAMAGE as error:
+    problems.append(f"{path} is damaged ({error!r})")
     return {}
 
 
-def _text(path: pathlib.Path) -> str:
-  return path.read_text(encoding="utf-8", errors="replace") if path.exists() else "not recorded"
+def _config(folder: pathlib.Path, problems: list[str]) -> str:
+  path = folder / "config.gin"
+  try:
+    return reading.text(path) if path.exists() else "not recorded"
+  except storage.DAMAGE as error:
+    problems.append(f"{path} is damaged ({error!r})")
+    return ""
