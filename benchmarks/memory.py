@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from unsup_rule.cli import gin_flags
-from unsup_rule.machine import compilation
+from unsup_rule.machine import compilation, memory
 from unsup_rule.meta import estimators, gin_files, settings
 from unsup_rule.plugin.distribution import task_distribution
 
@@ -54,6 +54,7 @@ def main() -> None:
         out, _ = one.compute_gradient_estimate(weights, key, state, with_summary=False)
         assert np.isfinite(out.mean_loss), one
         programs += 1
+      memory.give_back()
       most, now = _megabytes()
       line = {
         "inputs": sampler.sources[0].dataset.shape,

@@ -49,8 +49,8 @@ def test_a_private_folder_is_closed_even_if_it_was_open(tmp_path):
 
 def test_folders_of_killed_processes_are_removed_by_the_next():
   code = (
-    "import os, signal, sys; from unsup_rule.distributed import cluster\n"
-    "print(cluster.own_folder(), flush=True)\n"
+    "import os, signal, sys; from unsup_rule.machine import scratch\n"
+    "print(scratch.own_folder(), flush=True)\n"
     "if sys.argv[1:]: os.kill(os.getpid(), signal.SIGKILL)\n"
   )
 

@@ -54,6 +54,20 @@ def test_the_text_is_what_the_user_set_and_a_whole_configuration(tmp_path):
   assert gin_files.parse([_write(tmp_path / "config.gin", text)]) == text
 
 
+def test_text_is_read_without_a_file(monkeypatch):
+  monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+  gin_files.parse_text(_LOPT + "run_train.num_steps = 7\n")
+  assert gin.query_parameter("run_train.num_steps") == 7
+  assert gin.config_is_locked()
+
+
+def test_text_runs_no_code_that_nobody_asked_for():
+  with pytest.raises(
+    UnsupRuleError, match=r"config.gin line 1: imports 'os', whose code would run"
+  ):
+    gin_files.parse_text("import os\n")
+
+
 def test_a_binding_stays_on_one_line(tmp_path):
   long = [f"value number {index}" for index in range(100)]
   text = gin_files.parse([_write(tmp_path / "a.gin", _LOPT)], [f"run_train.staleness = {long!r}"])

@@ -1,5 +1,6 @@
 """The authors' checkpoints."""
 
+import pathlib
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ from folders import GOLDEN
 
 from unsup_rule.cli.main import main
 from unsup_rule.cli.verify import read_arrays
+from unsup_rule.machine import scratch
 from unsup_rule.meta.checkpoint import load_theta
 from unsup_rule.reference.tf_names import theta_from_tf
 
@@ -35,6 +37,21 @@ def test_paths_that_look_like_patterns_are_read(imported, tmp_path):
   shutil.copytree(GOLDEN / "default_ckpt", tmp_path / "ck=[1,2]*")
   assert main(["import-tf", str(tmp_path / "ck=[1,2]*"), str(tmp_path / "out")]) == 0
   assert (tmp_path / "out" / "params").read_bytes() == (imported / "params").read_bytes()
+
+
+def test_what_a_kill_would_leave_lies_where_the_next_process_removes_it(tmp_path, monkeypatch):
+  import tensorflow as tf
+
+  seen, load = [], tf.train.load_checkpoint
+
+  def watched(prefix):
+    seen.append(pathlib.Path(prefix))
+    return load(prefix)
+
+  monkeypatch.setattr(tf.train, "load_checkpoint", watched)
+  assert main(["import-tf", str(GOLDEN / "default_ckpt"), str(tmp_path / "out")]) == 0
+  assert seen[0].is_relative_to(scratch.own_folder())
+  assert not seen[0].parent.exists()
 
 
 def test_reproduces_the_recording(imported, capsys):

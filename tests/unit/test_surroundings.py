@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import pwd
 import stat
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from typing import Any
 
 import jax
+import psutil
 import pytest
 from folders import ROOT
 
@@ -17,7 +19,7 @@ from unsup_rule import storage
 from unsup_rule.cli.main import main
 from unsup_rule.data import tfds_source
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.machine import compilation, cores
+from unsup_rule.machine import compilation, cores, memory
 from unsup_rule.meta import gin_files
 
 _CONFIG: Any = jax.config
@@ -159,6 +161,17 @@ def test_quotas_of_containers(tmp_path, files, expected):
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
   assert cores.quota(tmp_path) == expected
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give it back")
+def test_memory_that_was_freed_between_what_stays_goes_back():
+  process = psutil.Process()
+  blocks = [b"x" * 60_000 for _ in range(2000)]
+  del blocks[::2]
+  before = process.memory_info().rss
+  memory.give_back()
+  assert before - process.memory_info().rss > 40e6
+  assert len(blocks) == 1000
 
 
 def test_a_quota_bounds_the_cores(monkeypatch):

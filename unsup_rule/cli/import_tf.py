@@ -12,6 +12,7 @@ import numpy as np
 
 from unsup_rule import extras
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import scratch
 from unsup_rule.reference.tf_names import THETA_PREFIX, theta_from_tf
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.theta import Sizes, sizes_of
@@ -66,7 +67,7 @@ def read_checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
 @contextlib.contextmanager
 def _plain(prefix: pathlib.Path) -> Iterator[pathlib.Path]:
   """The same files under a plain path: TensorFlow takes brackets and the like for patterns."""
-  with tempfile.TemporaryDirectory(prefix="unsup-rule-") as folder:
+  with tempfile.TemporaryDirectory(dir=scratch.own_folder()) as folder:
     for path in prefix.parent.iterdir():
       if path.name.startswith(f"{prefix.name}."):
         suffix = path.name.removeprefix(prefix.name)

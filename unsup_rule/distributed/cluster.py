@@ -4,9 +4,7 @@ Ray listens on all interfaces, and whoever may talk to it can run code. So a ran
 that the user alone can read, is asked of everyone, also where Ray would not by itself.
 """
 
-import atexit
 import contextlib
-import functools
 import importlib
 import importlib.util
 import math
@@ -15,25 +13,18 @@ import pathlib
 import secrets
 import shutil
 import socket
-import stat
-import tempfile
-import time
 from collections.abc import Iterator
 from types import ModuleType
 
-import filelock
 import psutil
 
 from unsup_rule import extras, storage
 from unsup_rule.distributed import actors
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import scratch
 
 _PROBE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 10.0
-# A socket's path has at most 107 characters, of which Ray takes some 75.
-_LONGEST_FOLDER = 20
-_PREFIX, _LOCK = "ur-", ".lock"
-_SETTLED_SECONDS = 60.0
 _OBJECT_STORE_BYTES = 512 * 2**20
 # What decides how a process behaves, and is not inherited by processes on a cluster.
 _INHERITED = (
@@ -110,7 +101,7 @@ def gpus_of_each(ray: ModuleType, n_workers: int) -> float:
 
 @contextlib.contextmanager
 def _started_here(n_workers: int) -> Iterator[ModuleType]:
-  folder = own_folder()
+  folder = scratch.own_folder()
   # Ray opens its own folder to all users; the one around it is closed.
   inside = storage.private_folder(folder / "r")
   ray = _import_ray(
@@ -164,38 +155,6 @@ def _gone(processes: list[psutil.Process]) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
       process.kill()
   psutil.wait_procs(left, timeout=_SHUTDOWN_SECONDS)
-
-
-@functools.cache  # Ray reads its token once in the life of a process.
-def own_folder() -> pathlib.Path:
-  """Makes a folder for this process alone, and removes those that killed processes left.
-
-  Its path is short, as those of sockets must be.
-  """
-  shared = tempfile.gettempdir()
-  if len(shared) > _LONGEST_FOLDER:
-    # Batch systems give each job a long one.
-    shared = next((one for one in ("/tmp", "/var/tmp") if os.access(one, os.W_OK)), shared)
-  for left in pathlib.Path(shared).glob(f"{_PREFIX}*"):
-    with contextlib.suppress(OSError, filelock.Timeout):
-      _remove_if_left(left)
-  folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX, dir=shared))
-  lock = filelock.FileLock(folder / _LOCK)
-  lock.acquire()  # The system lets go of it however the process ends.
-  atexit.register(lock.release)
-  atexit.register(shutil.rmtree, folder, ignore_errors=True)
-  return folder
-
-
-def _remove_if_left(folder: pathlib.Path) -> None:
-  """Removes a folder of this user's that nobody holds; raises where that cannot be done."""
-  about = folder.lstat()
-  # One that was made just now may be about to be locked.
-  settled = time.time() - about.st_mtime > _SETTLED_SECONDS
-  own = stat.S_ISDIR(about.st_mode) and about.st_uid == storage.user_number()
-  if own and settled and (folder / _LOCK).is_file():
-    with filelock.FileLock(folder / _LOCK, timeout=0):
-      shutil.rmtree(folder, ignore_errors=True)
 
 
 def _import_ray(**variables: str) -> ModuleType:

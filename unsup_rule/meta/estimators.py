@@ -27,6 +27,7 @@ from learned_optimization.tasks import base as tasks_base
 
 from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import memory
 from unsup_rule.meta import groups as groups_module
 from unsup_rule.meta.groups import GroupedEstimator
 from unsup_rule.meta.segments import SegmentedGrad, segment_of
@@ -196,6 +197,7 @@ class _Shared:
     """The estimator of this kind, an old or a new one."""
     found = self._living.get(kind)
     if found is None:
+      memory.give_back()  # What compiling the ones before has left.
       found = GroupedEstimator(_stock(kind), kind.groups, kind.precision)
       self._living[kind] = found
     self._latest.pop(kind, None)
@@ -210,6 +212,7 @@ class _Shared:
       for kind in dropped:
         del self._latest[kind]
       gc.collect()  # An estimator and its programs hold each other.
+      memory.give_back()
 
 
 _shared = _Shared(MOST_KEPT)

@@ -14,7 +14,6 @@ import io
 import os
 import pathlib
 import re
-import tempfile
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -65,6 +64,7 @@ _MISSING = re.compile(
 )
 # Marks a path that our reader, not gin's, opens: only ours resolves includes as documented below.
 _SCHEME = "unsup-rule:"
+_TEXT = "config.gin"  # What a configuration that came as text is called.
 _PARSE_ERRORS = (
   ValueError,
   TypeError,
@@ -99,14 +99,7 @@ def parse(
     UnsupRuleError: an unknown file, module, name or parameter, bad syntax, or a macro
       without a value.
   """
-  for module in REGISTERED_MODULES:
-    importlib.import_module(module)
-  for module in imports:
-    _import(module)
-  _may_import.set(frozenset(imports))
-  # In front: a reader that gin brings along logs an error for each path that is not a file.
-  if _READER not in _GIN._FILE_READERS:
-    _GIN._FILE_READERS.insert(0, _READER)
+  _prepare(imports)
   for path in config_files:
     _guarded(gin.parse_config_file, path, _SCHEME + _find(path, None, path))
   for binding in bindings:
@@ -122,10 +115,21 @@ def parse_text(text: str, imports: Sequence[str] = ()) -> None:
   Raises:
     UnsupRuleError: a name that this process does not know.
   """
-  with tempfile.NamedTemporaryFile("w", suffix=".gin") as stream:
-    stream.write(text)
-    stream.flush()
-    parse([stream.name], imports=imports)
+  _prepare(imports)
+  _guarded(gin.parse_config, _TEXT, _checked(text, _TEXT))
+  _guarded(gin.finalize, "gin configuration")
+
+
+def _prepare(imports: Sequence[str]) -> None:
+  """Imports what configuration may name, and has gin read files by way of `_open`."""
+  for module in REGISTERED_MODULES:
+    importlib.import_module(module)
+  for module in imports:
+    _import(module)
+  _may_import.set(frozenset(imports))
+  # In front: a reader that gin brings along logs an error for each path that is not a file.
+  if _READER not in _GIN._FILE_READERS:
+    _GIN._FILE_READERS.insert(0, _READER)
 
 
 def config_text() -> str:
@@ -253,10 +257,13 @@ class _NamedText(io.StringIO):
 def _open(path: str) -> _NamedText:
   """Opens a gin file with the paths of its includes made absolute."""
   real = path.removeprefix(_SCHEME)
+  return _checked(pathlib.Path(real).read_text(encoding="utf-8-sig"), real)
+
+
+def _checked(text: str, real: str) -> _NamedText:
+  """A file's text for gin, unless it would run code that nobody asked for."""
   lines = []
-  for number, line in enumerate(
-    pathlib.Path(real).read_text(encoding="utf-8-sig").splitlines(), start=1
-  ):
+  for number, line in enumerate(text.splitlines(), start=1):
     if found := _IMPORT.match(line):
       _check_import(found[1], f"{os.path.relpath(real)} line {number}")
     if match := _INCLUDE.match(line):
