@@ -107,6 +107,17 @@ def test_a_complete_run_returns_and_a_longer_one_goes_on(tmp_path):
   assert longer["seconds"] > first["seconds"]
 
 
+def test_a_complete_run_that_is_started_again_repairs_its_theta(tmp_path):
+  _train(tmp_path, trainer=_MEASURED)
+  files = [tmp_path / name for name in ("params", "summary.json")]
+  before = [path.read_bytes() for path in files]
+  files[0].write_bytes(before[0][:-1] + bytes([before[0][-1] ^ 1]))
+  idle = meta_problems.FakeEstimator()
+  _train(tmp_path, idle, trainer=_MEASURED)
+  assert idle.calls == 0
+  assert [path.read_bytes() for path in files] == before
+
+
 def test_a_summary_that_a_kill_prevented_is_made_up_for(tmp_path):
   _train(tmp_path)
   (tmp_path / "summary.json").unlink()

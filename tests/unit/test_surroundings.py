@@ -134,6 +134,32 @@ def test_a_reader_that_leaves_ends_without_a_word(tmp_path):
   assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_gpus_that_are_not_there_are_one_line(tmp_path):
+  code = "import sys; from unsup_rule.cli.main import main; sys.exit(main(sys.argv[1:]))"
+  done = subprocess.run(
+    [sys.executable, "-c", code, "verify", str(ROOT / "tests" / "golden" / "linreg.npz")],
+    capture_output=True,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cuda"},
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith("unsup-rule: error: ")
+  assert done.stderr.endswith("; set JAX_PLATFORMS to what is there, such as cpu\n")
+  assert done.stderr.count("\n") == 1
+
+
+def test_a_card_can_be_printed_in_any_locale(tmp_path):
+  assert main(["export", "--rule=laptop", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
+  code = f"import sys; from unsup_rule.cli.main import main; main(['rules', '{tmp_path}/a.npz'])"
+  done = _python(
+    code,
+    env={"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    stdout=subprocess.PIPE,
+  )
+  assert (done.returncode, done.stderr) == (0, "")
+  assert r"Gr\xf6\xdfen" in done.stdout
+
+
 def test_a_platform_that_is_not_there_is_one_line(monkeypatch, capsys):
   def run(arguments):
     raise RuntimeError("Unable to initialize backend 'cuda': no device\nand more")

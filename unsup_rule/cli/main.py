@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 from unsup_rule import extras, storage
@@ -31,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand and returns its exit code: 2 for an error a user can act on."""
   argv = list(sys.argv[1:] if argv is None else argv)
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of TensorFlow and XLA, when they load.
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # Not all cards are ASCII.
+      stream.reconfigure(errors="backslashreplace")
   # As `python -m` does: modules of --gin_import may lie in the current folder.
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
@@ -45,14 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _failed(str(told))
   except BrokenPipeError:  # Whoever read, such as head, has enough.
     return 0
-  except RuntimeError as error:
-    if not str(error).startswith("Unable to initialize backend"):
+  except (RuntimeError, AssertionError) as error:
+    told = _without_devices(error)
+    if told is None:
       raise
-    return _failed(f"{str(error).splitlines()[0]}; set JAX_PLATFORMS to what is there, such as cpu")
+    return _failed(f"{told}; set JAX_PLATFORMS to what is there, such as cpu")
   except KeyboardInterrupt:
     return 130
   finally:
     _let_go_of_output()
+
+
+def _without_devices(error: Exception) -> str | None:
+  """What to say where jax has no device to compute on; None where the error is another."""
+  if str(error).startswith("Unable to initialize backend"):
+    return str(error).splitlines()[0]
+  # Of NVIDIA GPUs that are asked for and not there, jax has an assertion without a word.
+  silent = isinstance(error, AssertionError) and not str(error)
+  where = pathlib.PurePath(traceback.extract_tb(error.__traceback__)[-1].filename)
+  if silent and "jax" in where.parts:
+    return f"jax finds no device for JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+  return None
 
 
 def _let_go_of_output() -> None:

@@ -1,5 +1,6 @@
 """`summary.json`: what a finished run reached."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -11,16 +12,28 @@ from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import progress
 from unsup_rule.meta.options import HeldoutFn, measured
+from unsup_rule.weights.archive import Archive
+from unsup_rule.weights.run_folder import DIGEST as _DIGEST
 
 
 def is_current(folder: str | os.PathLike, outer_steps: int) -> bool:
-  """Tells whether the folder has a summary of a run of so many outer steps."""
-  path = pathlib.Path(folder) / "summary.json"
+  """Tells whether a run of so many outer steps has left its summary, and theta as it was then."""
+  folder = pathlib.Path(folder)
+  path, rule = folder / "summary.json", folder / "rule.npz"
   try:
     found = json.loads(reading.text(path))
-    return bool(_described(path, found)) and found["outer_steps"] == outer_steps
-  except storage.DAMAGE:
+    _described(path, found)
+    if rule.exists():
+      Archive.read(rule)
+    return found["outer_steps"] == outer_steps and found[_DIGEST] == _digest(folder)
+  except (UnsupRuleError, *storage.DAMAGE):
     return False
+
+
+def _digest(folder: pathlib.Path) -> str | None:
+  """Checksum of `params`, whose format is the library's and has none."""
+  path = folder / "params"
+  return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def write(
@@ -38,7 +51,7 @@ def write(
   The keys `heldout_accuracy_before` and `_after`, and `standard_error` (of the latter), are null
   without a `heldout_fn`. `seconds` is the time of meta-training, over all sessions.
   """
-  content: dict[str, float | None] = {
+  content: dict[str, float | str | None] = {
     "heldout_accuracy_before": None,
     "heldout_accuracy_after": None,
     "standard_error": None,
@@ -53,6 +66,7 @@ def write(
     "outer_steps": outer_steps,
     "seconds": round(seconds, 3),
     "dropped_gradients": dropped,
+    _DIGEST: _digest(pathlib.Path(folder)),
   }
   storage.write_text(pathlib.Path(folder) / "summary.json", json.dumps(content, indent=2) + "\n")
 

@@ -14,6 +14,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.weights.archive import Archive
 
 _NAME = "rule.npz"
+DIGEST = "params_sha256"  # In `summary.json`; of a file, and no part of where a rule comes from.
 
 
 def read(folder: str | os.PathLike) -> Archive:
@@ -42,6 +43,6 @@ def _summary(folder: pathlib.Path) -> dict[str, object]:
   path = folder / "summary.json"
   try:
     summary = json.loads(reading.text(path)) if path.exists() else {}
-    return {name: value for name, value in summary.items() if value is not None}
+    return {n: value for n, value in summary.items() if value is not None and n != DIGEST}
   except storage.DAMAGE as error:
     raise UnsupRuleError(f"{path} is damaged; remove it, or finish the run again") from error
