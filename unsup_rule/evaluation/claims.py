@@ -141,7 +141,9 @@ def _natural_minus_permuted(rows: Sequence[Row], method: str) -> dict[str, Diffe
 
 def _swept(rows: Sequence[Row], attribute: str) -> list[tuple[Row, Row]]:
   """The rule and untrained at each value of an attribute that takes the most values."""
-  others = [n for n in ("width", "hidden_layers", "nonlinearity", "seeds") if n != attribute]
+  others = [
+    n for n in ("width", "hidden_layers", "nonlinearity", "seeds", "steps") if n != attribute
+  ]
   groups: dict[tuple[object, ...], list[tuple[Row, Row]]] = collections.defaultdict(list)
   for rule, untrained in _pairs(rows, "rule", "untrained"):
     identity = rule["identity"]
