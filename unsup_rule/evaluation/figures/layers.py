@@ -23,7 +23,7 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
   for one, panel in zip(axes.flat, panels.values(), strict=False):
     _panel(one, panel)
   style.hide_rest(axes, len(panels))
-  style.legend_below(figure, list(axes.flat[: len(panels)]))
+  style.legend_below(figure, list(axes.flat[: len(panels)]), columns=2)
   return [
     style.Drawn(
       "layers",
