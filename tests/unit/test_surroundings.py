@@ -233,3 +233,13 @@ def test_a_file_keeps_its_mode_when_it_is_rewritten(tmp_path):
   path.chmod(0o600)
   storage.write_text(path, "second")
   assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_room_for_output_is_one_line(monkeypatch, capsys):
+  with open("/dev/full", "w", buffering=1) as full:
+    monkeypatch.setattr(sys, "stdout", full)
+    assert main(["rules"]) == 2
+    monkeypatch.undo()
+  error = capsys.readouterr().err
+  assert error.startswith("unsup-rule: error: no room")
+  assert error.count("\n") == 1

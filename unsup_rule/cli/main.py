@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -50,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _failed(str(told))
   except BrokenPipeError:  # Whoever read, such as head, has enough.
     return 0
+  except OSError as error:
+    if error.errno != errno.ENOSPC or error.filename is not None:
+      raise
+    return _failed("no room for what the command says; its files are written as far as it came")
   except (RuntimeError, AssertionError) as error:
     told = _without_devices(error)
     if told is None:
