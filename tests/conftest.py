@@ -1,7 +1,6 @@
 """Test settings and the fixtures that several modules share."""
 
 import contextlib
-import ctypes
 import gc
 import os
 import pathlib
@@ -15,6 +14,7 @@ import pytest
 from rule_helpers import SMALLEST, drawn_theta, noisy
 
 import unsup_rule  # noqa: F401  Before any test imports learned_optimization.
+from unsup_rule.machine import memory
 
 _STATM = pathlib.Path("/proc/self/statm")
 _MOST_BYTES = 1_300_000_000
@@ -52,8 +52,7 @@ def _drop_programs() -> None:
   """Lets compiled programs go, and hands their memory back."""
   jax.clear_caches()
   gc.collect()
-  with contextlib.suppress(OSError, AttributeError):  # Only glibc hands memory back on request.
-    ctypes.CDLL(None).malloc_trim(0)
+  memory.give_back()
 
 
 def _resident_bytes() -> int:

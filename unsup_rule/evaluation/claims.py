@@ -81,20 +81,16 @@ def _pairs(rows: Sequence[Row], method: str, other: str) -> list[tuple[Row, Row]
 
   A row is compared with the one that has as many seeds, if there are several.
   """
-  rows = sorted((r for r in rows if r["identity"]["permute"]), key=_seeds)
+  rows = comparison.by_seeds([r for r in rows if r["identity"]["permute"]])
   others: dict[tuple[object, ...], list[Row]] = collections.defaultdict(list)
   for row in rows:
     if row["method"] == other:
       others[comparison.comparable(row)].append(row)
   return [
-    (row, min(found, key=lambda two: abs(_seeds(two) - _seeds(row))))
+    (row, min(found, key=lambda two: abs(comparison.n_seeds(two) - comparison.n_seeds(row))))
     for row in rows
     if row["method"] == method and (found := others[comparison.comparable(row)])
   ]
-
-
-def _seeds(row: Row) -> int:
-  return row["identity"]["seeds"]
 
 
 def _few_shot(rows: Sequence[Row], probe: str) -> Claim:

@@ -99,7 +99,7 @@ def difference_of(rule_S: Sequence[float], other_S: Sequence[float]) -> Differen
 
 def context(row: Row) -> tuple[object, ...]:
   """What rows of one table share: data, architecture and seeds, permuted or not."""
-  return (*comparable(row), row["identity"]["seeds"])
+  return (*comparable(row), n_seeds(row))
 
 
 def comparable(row: Row) -> tuple[object, ...]:
@@ -118,6 +118,16 @@ def data_label(row: Row) -> str:
 def method_label(row: Row) -> str:
   """For people: the method, and whether its inputs are in their natural order."""
   return row["label"] + ("" if row["identity"]["permute"] else ", not permuted")
+
+
+def by_seeds(rows: Sequence[Row]) -> list[Row]:
+  """Rows with the most seeds last: these count where a dictionary takes several for one."""
+  return sorted(rows, key=n_seeds)
+
+
+def n_seeds(row: Row) -> int:
+  """Number of base models."""
+  return row["identity"]["seeds"]
 
 
 def tables(rows: Sequence[Row]) -> dict[tuple[object, ...], list[Row]]:

@@ -114,9 +114,8 @@ def _kind(row: Row) -> str:
 
 def _lines(rows: Sequence[Row], probe: str) -> list[Line]:
   # The same data set may be there with several numbers of seeds: the most seeds count.
-  rows = sorted(rows, key=lambda row: row["identity"]["seeds"])
   by_method: dict[str, dict[str, Row]] = {}
-  for row in rows:
+  for row in comparison.by_seeds(rows):
     by_method.setdefault(row["label"], {})[comparison.data_label(row)] = row
   rule = next((of for of in by_method.values() if next(iter(of.values()))["method"] == "rule"), {})
   return [line for of in by_method.values() if (line := _line(of, rule, probe)).values]
@@ -141,7 +140,7 @@ def _line(of: dict[str, Row], rule: dict[str, Row], probe: str) -> Line:
     bool(first.get("reference")),
     values,
     differences,
-    {label: row["cpu_seconds"] / row["identity"]["seeds"] for label, row in of.items()},
+    {label: row["cpu_seconds"] / comparison.n_seeds(row) for label, row in of.items()},
   )
 
 

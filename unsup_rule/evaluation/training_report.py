@@ -171,10 +171,10 @@ def _described(status: dict) -> Facts:
 
 def _losses(columns: Columns) -> list[tuple[str, int, float, float]]:
   """Of each data set: how many steps saw it, mean meta-loss of their first and last tenth."""
-  names = [name for name in columns if name.startswith(curve.SOURCE_PREFIX)]
   return [
     (name.removeprefix(curve.SOURCE_PREFIX), int(np.isfinite(values).sum()), *_ends(values))
-    for name, values in ((name, columns[name]) for name in names)
+    for name, values in columns.items()
+    if name.startswith(curve.SOURCE_PREFIX)
   ]
 
 

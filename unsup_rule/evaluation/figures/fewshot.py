@@ -38,7 +38,7 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
 def _by_setting(rows: Sequence[Row]) -> list[list[Row]]:
   """Rows that can be compared, of each method the one with the most seeds."""
   groups: dict[tuple[object, ...], dict[str, Row]] = {}
-  for row in sorted(comparison.succeeded(rows), key=lambda row: row["identity"]["seeds"]):
+  for row in comparison.by_seeds(comparison.succeeded(rows)):
     groups.setdefault(comparison.comparable(row), {})[comparison.method_label(row)] = row
   return [list(group.values()) for group in groups.values()]
 
