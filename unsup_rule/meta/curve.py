@@ -5,6 +5,7 @@ After the columns that every run has, `curve.csv` has one for each data set that
 trained one for each of its mixing coefficients, `coefficient/<term>`.
 """
 
+import contextlib
 import csv
 import io
 import os
@@ -92,14 +93,23 @@ class Curve:
     self._open(columns or list(COLUMNS), [row for row in rows if int(row["step"]) <= steps_done])
 
   def add(self, **row: float) -> None:
-    """Writes one row: a value for each of COLUMNS, and losses by data set."""
+    """Writes one row: a value for each of COLUMNS, and losses by data set.
+
+    Raises:
+      OSError: there is no room; open the curve anew to go on.
+    """
     new = [name for name in row if name not in self._columns]
     if new:
       self.close()
       self._open(self._columns + new, _read(self._path)[1])
-    self._writer.writerow(
-      {name: f"{value:.7g}" if isinstance(value, float) else value for name, value in row.items()}
-    )
+    shown = {name: f"{x:.7g}" if isinstance(x, float) else x for name, x in row.items()}
+    try:
+      self._writer.writerow(shown)
+    except OSError:
+      # Part of the row may wait in the stream; a fresh one writes it whole.
+      with contextlib.suppress(OSError):
+        self.close()
+      raise
 
   def close(self) -> None:
     """Closes the file."""
