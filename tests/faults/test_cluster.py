@@ -1,6 +1,5 @@
 """Ray is private: tokens and folders for the owner alone, and nobody without the token gets in."""
 
-import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -13,15 +12,13 @@ import tempfile
 import time
 
 import filelock
-import psutil
 import pytest
 from launched import Launched, all_workers_send
+from ray_nodes import Node, free_port, wait_for_port
 
 from unsup_rule import storage
 from unsup_rule.distributed import affinity, cluster
 from unsup_rule.errors import UnsupRuleError
-
-_PYTHON = pathlib.Path(sys.executable)
 
 
 def _mode(path):
@@ -156,46 +153,6 @@ def test_each_worker_gets_a_core_of_its_own_until_it_ends(tmp_path):
     process.join()
 
 
-class _Node:
-  """`ray start --block`: a node of a cluster on this machine."""
-
-  def __init__(self, folder, token, *flags):
-    self.environment = {
-      **os.environ,
-      "RAY_AUTH_MODE": "token",
-      "RAY_AUTH_TOKEN_PATH": str(token),
-      "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    self._output = open(folder / f"node_{time.monotonic_ns()}.txt", "w")  # noqa: SIM115
-    self.process = subprocess.Popen(
-      [_PYTHON.with_name("ray"), "start", "--block", "--disable-usage-stats", *flags],
-      env=self.environment,
-      stdout=self._output,
-      stderr=subprocess.STDOUT,
-    )
-
-  def family(self):
-    return psutil.Process(self.process.pid).children(recursive=True)
-
-  def kill(self):
-    """Loses the node: all of its processes at once."""
-    for process in [psutil.Process(self.process.pid), *self.family()]:
-      with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
-    self.process.wait()
-
-  def stop(self):
-    if self.process.poll() is None:
-      self.kill()
-    self._output.close()
-
-
-def _free_port():
-  with socket.socket() as found:
-    found.bind(("127.0.0.1", 0))
-    return found.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_a_cluster_by_address_refuses_other_tokens_and_outlives_a_lost_node(tmp_path):
   token = cluster.make_token(tmp_path / "token")
@@ -203,26 +160,20 @@ def test_a_cluster_by_address_refuses_other_tokens_and_outlives_a_lost_node(tmp_
   # Sockets need short paths.
   short = pathlib.Path("/tmp") / f"ur-test-{os.getpid()}"
   storage.private_folder(short)
-  port = _free_port()
+  port = free_port()
   address = f"127.0.0.1:{port}"
   nodes = []
   try:
     nodes.append(
-      _Node(
+      Node(
         tmp_path,
         token,
         *("--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1"),
-        *("--include-dashboard=false", f"--temp-dir={short}/r", "--object-store-memory=200000000"),
+        *("--include-dashboard=false", f"--temp-dir={short}/r"),
       )
     )
-    _wait_for_port(port)
-    nodes.append(
-      _Node(
-        tmp_path,
-        token,
-        *(f"--address={address}", "--num-cpus=2", "--object-store-memory=200000000"),
-      )
-    )
+    wait_for_port("127.0.0.1", port)
+    nodes.append(Node(tmp_path, token, f"--address={address}", "--num-cpus=2"))
 
     with Launched(
       tmp_path / "refused", flags=(f"--address={address}", f"--token_file={wrong}"), workers=1
@@ -258,17 +209,6 @@ def test_a_cluster_by_address_refuses_other_tokens_and_outlives_a_lost_node(tmp_
     for node in reversed(nodes):
       node.stop()
     shutil.rmtree(short, ignore_errors=True)
-
-
-def _wait_for_port(port, seconds=60):
-  ends = time.monotonic() + seconds
-  while time.monotonic() < ends:
-    try:
-      socket.create_connection(("127.0.0.1", port), timeout=1).close()
-      return
-    except OSError:
-      time.sleep(0.2)
-  raise AssertionError("the head does not answer")
 
 
 @pytest.mark.slow

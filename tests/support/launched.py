@@ -30,9 +30,9 @@ trainer.heldout_fn = @size_of_theta
 
 
 class Launched:
-  """One start of the command."""
+  """One start of the command, by way of another one if it is given."""
 
-  def __init__(self, folder, *bindings, workers=2, flags=(), environment=None):
+  def __init__(self, folder, *bindings, workers=2, flags=(), environment=None, through=()):
     gin_file = folder.parent / "quadratics.gin"
     gin_file.write_text(QUADRATICS)
     self.folder = folder
@@ -40,6 +40,7 @@ class Launched:
     with open(self._output, "w") as stream:
       self.process = subprocess.Popen(
         [
+          *through,
           *(sys.executable, "-m", "unsup_rule", "launch", f"--train_log_dir={folder}"),
           *(f"--config_file={gin_file}", "--gin_import=meta_problems", f"--workers={workers}"),
           *(f"--gin_bindings={binding}" for binding in bindings),
