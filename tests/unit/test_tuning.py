@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rule_helpers import SMALLEST, drawn_theta
 
 from unsup_rule.probe import ridge_weights
 from unsup_rule.rule import layers, tuning
+from unsup_rule.rule.terms import TERMS, Connection
 from unsup_rule.rule.tuning import products
 
 
@@ -74,6 +76,33 @@ def test_systems_solved_in_turn(strict):
   np.testing.assert_allclose(
     jax.vmap(tuning.solve)(systems, a.mT @ y), np.linalg.solve(systems, a.mT @ y), rtol=1e-4
   )
+
+
+@pytest.mark.parametrize("sizes", [(3, 90), (90, 3)], ids=str)
+@pytest.mark.parametrize("mask", [None, (1.0, 1.0, 0.0, 1.0)])
+def test_terms_without_square_matrices(sizes, mask, monkeypatch, strict):
+  """Of a wide layer above a narrow one, and the other way round."""
+  theta = drawn_theta(SMALLEST)
+  lower, upper = sizes
+  channels = SMALLEST.compute_h_size
+  shapes = (lower, upper), (channels, 4, upper), (channels, 4, lower), (4, upper), (4, lower)
+
+  def terms(low_rank, *arguments):
+    monkeypatch.setattr(products, "is_low_rank", low_rank)
+    kept = None if mask is None else jnp.asarray(mask)
+    connection = Connection(theta, "forward", *arguments, kept)
+    return [term(connection) for term in TERMS.values()]
+
+  by_factors = []
+
+  def recorded(*arguments):
+    by_factors.append(is_low_rank(*arguments))
+    return by_factors[-1]
+
+  is_low_rank = products.is_low_rank
+  by_square = functools.partial(terms, lambda *unused: False)
+  check_equal(functools.partial(terms, recorded), by_square, *arrays(6, *shapes))
+  assert any(by_factors)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 6])

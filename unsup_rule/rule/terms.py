@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from unsup_rule.rule.layers import masked
 from unsup_rule.rule.mlp import batch_standardise
 from unsup_rule.rule.theta import Theta
-from unsup_rule.rule.tuning.products import linears
+from unsup_rule.rule.tuning import products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +71,40 @@ class Connection:
   @functools.cached_property
   def _readouts(self) -> dict[str, jax.Array]:
     """R(k; columns, rows) of every readout name k."""
-    ends = {"upper": self._project("upper"), "lower": self._project("lower")}
-    n_channels = ends["upper"][0].shape[1] // self.x_upper.shape[0]
     readouts = {}
     for group in _READOUTS:
-      s_KxGBxI = ends[group.rows[0]][group.rows[1]]
-      t_KxGBxJ = ends[group.columns[0]][group.columns[1]]
-      r_KxIxJ = jnp.einsum("kbi,kbj->kij", s_KxGBxI, t_KxGBxJ) / (n_channels * self.batch)
+      s_KxGBxI, t_KxGBxJ = self._blocks(group)
+      r_KxIxJ = jnp.einsum("kbi,kbj->kij", s_KxGBxI, t_KxGBxJ) / self._mean_over
       readouts |= dict(zip(group.names, r_KxIxJ, strict=True))
     return readouts
+
+  @functools.cached_property
+  def _projected(self) -> dict[str, list[jax.Array]]:
+    """What the heads make of h, by the end that they read."""
+    return {"upper": self._project("upper"), "lower": self._project("lower")}
+
+  @property
+  def _mean_over(self) -> jax.Array | int:
+    """G B, over which R is a mean."""
+    return self._projected["upper"][0].shape[1] // self.x_upper.shape[0] * self.batch
+
+  def _blocks(self, group: "_Readouts") -> tuple[jax.Array, jax.Array]:
+    """S [K, G B, I] and T [K, G B, J] of a group."""
+    s, t = (self._projected[end][block] for end, block in (group.rows, group.columns))
+    return s, t
+
+  def _sides(self, name: str) -> tuple[jax.Array, jax.Array]:
+    """S [G B, I] and T [G B, J] of one readout."""
+    (group,) = (group for group in _READOUTS if name in group.names)
+    s, t = (block[group.names.index(name)] for block in self._blocks(group))
+    return s, t
 
   def _project(self, end: str) -> list[jax.Array]:
     """h A + a of all heads that read the `end`: [K, G B, I] a block of heads."""
     h_CxBxI = getattr(self, f"h_{end}")
     heads = [[f"{self.direction}{head}/linear" for head in block] for block in _HEADS[end]]
     batch, n = h_CxBxI.shape[1:]
-    blocks = linears(self.theta, heads, h_CxBxI)
+    blocks = products.linears(self.theta, heads, h_CxBxI)
     return [masked(p.reshape(-1, batch, n), self.mask_B).reshape(len(p), -1, n) for p in blocks]
 
   def readout(self, name: str) -> jax.Array:
@@ -104,6 +122,27 @@ class Connection:
     """R/sqrt(size) with the top readout on both sides; diagonal kept."""
     r = self.readout(name)
     return r / jnp.sqrt(jnp.float32(r.shape[0]))
+
+  def symmetric_times(self, name: str, x: jax.Array) -> jax.Array:
+    """symm(R) x, without a square matrix where that is cheaper; x [size, J]."""
+    s_GBxI, t_GBxI = self._sides(name)
+    if not products.is_low_rank(*s_GBxI.shape, x.shape[1]):
+      return self.symmetric(name) @ x
+    scale = self._mean_over * jnp.sqrt(jnp.float32(2 * x.shape[0]))
+    return products.symmetric_times(s_GBxI, t_GBxI, x) / scale
+
+  def times_symmetric(self, x: jax.Array, name: str) -> jax.Array:
+    """x symm(R), likewise; x [J, size]."""
+    if products.is_low_rank(*self._sides(name)[0].shape, x.shape[0]):
+      return self.symmetric_times(name, x.T).T
+    return x @ self.symmetric(name)
+
+  def times_semidefinite(self, x: jax.Array, name: str) -> jax.Array:
+    """x R / sqrt(size), likewise; x [J, size]."""
+    t_GBxI, _ = self._sides(name)
+    if not products.is_low_rank(*t_GBxI.shape, x.shape[0]):
+      return x @ self.semidefinite(name)
+    return products.times_gram(x, t_GBxI) / (self._mean_over * jnp.sqrt(jnp.float32(x.shape[1])))
 
 
 class _Readouts(NamedTuple):
@@ -143,8 +182,11 @@ _READOUTS = (
 
 def decorrelation(c: Connection) -> jax.Array:
   """w (U^T U / B) / sqrt(n), over its own root mean square."""
-  gram = c.u.T @ c.u / c.batch
-  a = c.w @ gram / jnp.sqrt(jnp.float32(gram.shape[0]))
+  if products.is_low_rank(*c.u.shape, len(c.w)):
+    a = products.times_gram(c.w, c.u) / c.batch
+  else:
+    a = c.w @ (c.u.T @ c.u / c.batch)
+  a = a / jnp.sqrt(jnp.float32(c.u.shape[1]))
   return a * jax.lax.rsqrt(jnp.mean(jnp.square(a) + 1e-8))
 
 
@@ -160,11 +202,11 @@ TERMS: dict[str, Callable[[Connection], jax.Array]] = {
   "decorr_x": decorrelation,
   "hebb": hebbian,
   "large_decay": lambda c: jnp.square(c.w) * jnp.sign(c.w),
-  "lin_lower_symm": lambda c: c.symmetric("lin_lower_symm") @ c.w,
-  "lin_upper_psd": lambda c: c.w @ c.semidefinite("lin_upper_psd"),
-  "lin_upper_symm": lambda c: c.w @ c.symmetric("lin_upper_symm"),
+  "lin_lower_symm": lambda c: c.symmetric_times("lin_lower_symm", c.w),
+  "lin_upper_psd": lambda c: c.times_semidefinite(c.w, "lin_upper_psd"),
+  "lin_upper_symm": lambda c: c.times_symmetric(c.w, "lin_upper_symm"),
   "rbf": lambda c: jnp.exp(-jnp.square(c.w)) * c.readout("weight_readout_rbf"),
-  "sqr_lower_symm": lambda c: jnp.sign(c.w) * (c.symmetric("sqr_lower_symm") @ c.q),
-  "sqr_upper_symm": lambda c: jnp.sign(c.w) * (c.q @ c.symmetric("sqr_upper_symm")),
+  "sqr_lower_symm": lambda c: jnp.sign(c.w) * c.symmetric_times("sqr_lower_symm", c.q),
+  "sqr_upper_symm": lambda c: jnp.sign(c.w) * c.times_symmetric(c.q, "sqr_upper_symm"),
   "w_base": lambda c: c.w,
 }

@@ -1,6 +1,6 @@
-"""Matrix products of `layers`, laid out so that XLA:CPU runs them and their gradients fast.
+"""Matrix products of `layers` and `terms`, laid out so that they and their gradients are fast.
 
-Each function computes what the one of its name in `layers` does, to rounding.
+Each function computes what the text has in its place, to rounding.
 """
 
 from collections.abc import Sequence
@@ -28,3 +28,27 @@ def linears(theta: Theta, blocks: Sequence[Sequence[str]], x_CxBxN: jax.Array) -
 def mixture(weights_T: jax.Array, x_TxMxN: jax.Array) -> jax.Array:
   """`layers.mixture`, without the gradient of `tensordot`, which transposes all of x."""
   return (weights_T[None] @ x_TxMxN.reshape(len(x_TxMxN), -1)).reshape(x_TxMxN.shape[1:])
+
+
+def is_low_rank(rank: int, size: int, rows: int) -> bool:
+  """Whether x R, x [rows, size], costs under half by way of the factors of R = S^T T [size, size].
+
+  Args:
+    rank: rows of S and T: G B of (4.11), or B examples.
+    size: units of a layer, beside each other.
+    rows: units of the other layer.
+  """
+  by_factors = 4 * rows * rank  # Per unit, as both of S and T take part in symm(R).
+  by_square = rank * size + rows * size
+  return 2 * by_factors < by_square
+
+
+def symmetric_times(s_PxI: jax.Array, t_PxI: jax.Array, x_IxJ: jax.Array) -> jax.Array:
+  """(R + R^T, without its diagonal) x, for R = S^T T, of (4.12)."""
+  diagonal_I = 2 * jnp.sum(s_PxI * t_PxI, axis=0)
+  return s_PxI.T @ (t_PxI @ x_IxJ) + t_PxI.T @ (s_PxI @ x_IxJ) - diagonal_I[:, None] * x_IxJ
+
+
+def times_gram(x_JxI: jax.Array, t_PxI: jax.Array) -> jax.Array:
+  """x T^T T."""
+  return (x_JxI @ t_PxI.T) @ t_PxI
