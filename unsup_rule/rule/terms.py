@@ -126,21 +126,21 @@ class Connection:
   def symmetric_times(self, name: str, x: jax.Array) -> jax.Array:
     """symm(R) x, without a square matrix where that is cheaper; x [size, J]."""
     s_GBxI, t_GBxI = self._sides(name)
-    if not products.is_low_rank(*s_GBxI.shape, x.shape[1]):
+    if not products.is_low_rank(s_GBxI, x.shape[1]):
       return self.symmetric(name) @ x
     scale = self._mean_over * jnp.sqrt(jnp.float32(2 * x.shape[0]))
     return products.symmetric_times(s_GBxI, t_GBxI, x) / scale
 
   def times_symmetric(self, x: jax.Array, name: str) -> jax.Array:
     """x symm(R), likewise; x [J, size]."""
-    if products.is_low_rank(*self._sides(name)[0].shape, x.shape[0]):
+    if products.is_low_rank(self._sides(name)[0], x.shape[0]):
       return self.symmetric_times(name, x.T).T
     return x @ self.symmetric(name)
 
   def times_semidefinite(self, x: jax.Array, name: str) -> jax.Array:
     """x R / sqrt(size), likewise; x [J, size]."""
     t_GBxI, _ = self._sides(name)
-    if not products.is_low_rank(*t_GBxI.shape, x.shape[0]):
+    if not products.is_low_rank(t_GBxI, x.shape[0]):
       return x @ self.semidefinite(name)
     return products.times_gram(x, t_GBxI) / (self._mean_over * jnp.sqrt(jnp.float32(x.shape[1])))
 
@@ -182,7 +182,7 @@ _READOUTS = (
 
 def decorrelation(c: Connection) -> jax.Array:
   """w (U^T U / B) / sqrt(n), over its own root mean square."""
-  if products.is_low_rank(*c.u.shape, len(c.w)):
+  if products.is_low_rank(c.u, len(c.w)):
     a = products.times_gram(c.w, c.u) / c.batch
   else:
     a = c.w @ (c.u.T @ c.u / c.batch)

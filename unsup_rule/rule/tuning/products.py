@@ -30,15 +30,15 @@ def mixture(weights_T: jax.Array, x_TxMxN: jax.Array) -> jax.Array:
   return (weights_T[None] @ x_TxMxN.reshape(len(x_TxMxN), -1)).reshape(x_TxMxN.shape[1:])
 
 
-def is_low_rank(rank: int, size: int, rows: int) -> bool:
-  """Whether x R, x [rows, size], costs under half by way of the factors of R = S^T T [size, size].
+def is_low_rank(factor_PxN: jax.Array, rows: int) -> bool:
+  """Whether x R, x [rows, N], costs under half by way of the factors of R = S^T T, [N, N].
 
   Args:
-    rank: rows of S and T: G B of (4.11), or B examples.
-    size: units of a layer, beside each other.
+    factor_PxN: S or T; P is G B of (4.11), or the B examples of a product of activities.
     rows: units of the other layer.
   """
-  by_factors = 4 * rows * rank  # Per unit, as both of S and T take part in symm(R).
+  rank, size = factor_PxN.shape
+  by_factors = 4 * rows * rank  # For each of the N units; symm(R) takes S and T twice.
   by_square = rank * size + rows * size
   return 2 * by_factors < by_square
 
