@@ -192,7 +192,7 @@ def test_bad_dynamics(settings, message):
 
 def test_dynamics_are_kept_in_files(tmp_path):
   wanted = InnerSchedule(0.04, 80.0, 3.0, 0.4, 6.0, True)
-  rule = dataclasses.replace(unsup_rule.pretrained("garments14"), schedule=wanted)
+  rule = dataclasses.replace(unsup_rule.pretrained("unsup_1"), schedule=wanted)
   rule.write(tmp_path / "rule.npz")
   run_folder.write(tmp_path / "folder", rule)
   for path in (tmp_path / "rule.npz", tmp_path / "folder"):

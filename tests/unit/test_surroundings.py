@@ -55,7 +55,7 @@ def _python(code, **options):
 
 def test_a_tilde_is_the_home_folder(home, monkeypatch, capsys):
   monkeypatch.chdir(home)
-  assert main(["export", "--rule", "laptop", "--out=~/shipped/mine.npz"]) == 0
+  assert main(["export", "--rule", "unsup_1_small", "--out=~/shipped/mine.npz"]) == 0
   assert (home / "shipped" / "mine.npz").is_file()
   assert not (home / "~").exists()
   assert unsup_rule.pretrained("~/shipped/mine.npz").name == "mine"
@@ -71,7 +71,7 @@ def test_a_tilde_is_the_home_folder(home, monkeypatch, capsys):
 def test_without_a_home_the_cache_is_temporary(homeless, tmp_path, monkeypatch):
   monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
   assert storage.cache_folder() == tmp_path / f"unsup_rule-{os.getuid()}"
-  assert unsup_rule.pretrained("laptop").name == "laptop"
+  assert unsup_rule.pretrained("unsup_1_small").name == "unsup_1_small"
   with pytest.raises(UnsupRuleError, match="~/sets: this user has no home folder; set HOME, or"):
     tfds_source.data_folder("~/sets")
 
@@ -98,7 +98,7 @@ def test_programs_of_others_are_not_used(tmp_path, monkeypatch, ours):
 
 
 def test_files_are_utf8_whatever_the_locale(tmp_path):
-  assert main(["export", "--rule=laptop", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
+  assert main(["export", "--rule=unsup_1_small", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
   path = str(tmp_path / "a.npz")
   done = _python(
     f"import unsup_rule; print(ascii(unsup_rule.pretrained({path!r}).card))",
@@ -127,7 +127,7 @@ def test_a_reader_that_leaves_ends_without_a_word(tmp_path):
   """As with `| head -1`, here with a reader that is gone before the first word."""
   read, write = os.pipe()
   os.close(read)
-  arguments = ["export", "--rule=laptop", "--out=a.npz"]
+  arguments = ["export", "--rule=unsup_1_small", "--out=a.npz"]
   code = f"import sys; from unsup_rule.cli.main import main; sys.exit(main({arguments}))"
   done = _python(code, stdout=write, cwd=tmp_path)
   os.close(write)
@@ -149,7 +149,7 @@ def test_gpus_that_are_not_there_are_one_line(tmp_path):
 
 
 def test_a_card_can_be_printed_in_any_locale(tmp_path):
-  assert main(["export", "--rule=laptop", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
+  assert main(["export", "--rule=unsup_1_small", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
   code = f"import sys; from unsup_rule.cli.main import main; main(['rules', '{tmp_path}/a.npz'])"
   done = _python(
     code,
@@ -219,7 +219,7 @@ def test_an_export_that_found_no_room_can_be_repeated(tmp_path, monkeypatch):
   def full(path, content):
     raise UnsupRuleError(f"cannot write {path}: No space left on device")
 
-  arguments = ["export", "--rule=laptop", f"--out={tmp_path}/a.npz"]
+  arguments = ["export", "--rule=unsup_1_small", f"--out={tmp_path}/a.npz"]
   with monkeypatch.context() as patch:
     patch.setattr(storage, "write_text", full)
     assert main(arguments) == 2
