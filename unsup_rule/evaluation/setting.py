@@ -47,12 +47,22 @@ class Data(ExamplesSpec):
       )
 
   @property
+  def _is_vectors(self) -> bool:
+    return self.name.split("/")[0] in VECTORS
+
+  @property
+  def n_inputs(self) -> int:
+    """How many numbers an example has, roughly, if the set's own resolution is taken."""
+    side = self.resolution or 28
+    return side if self._is_vectors else side**2
+
+  @property
   def label(self) -> str:
     """For people: "mnist 14x14"."""
     size = ""
     if self.resolution:
-      vectors = self.name.split("/")[0] in VECTORS
-      size = f" of {self.resolution}" if vectors else f" {self.resolution}x{self.resolution}"
+      one = self.resolution
+      size = f" of {one}" if self._is_vectors else f" {one}x{one}"
     colour = " grey" if self.grey else ""
     classes = f" classes {','.join(map(str, self.classes))}" if self.classes else ""
     filled = " filled" if self.thickness or self.shading else ""
@@ -170,7 +180,7 @@ class Setting:
   def size(self) -> float:
     """Time of a step, roughly, where four layers of 128 units on 14 x 14 inputs take 1."""
     layers = (
-      (self.data.resolution or 28) ** 2,
+      self.data.n_inputs,
       *(self.width,) * self.hidden_layers,
       self.n_outputs,
     )
