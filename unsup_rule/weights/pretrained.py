@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # The one place where the core reaches up to the plugin, when asked to: a user who has it, and
 # learned_optimization, gets what the library takes from a loaded rule.
 _PLUGIN = "unsup_rule.plugin.rule"
-DEFAULT = "offset14"
+DEFAULT = "unsup_1"
 _FOLDER = pathlib.Path(__file__).parent
 
 
