@@ -110,7 +110,7 @@ def test_a_rule_is_pushed_with_its_card(tmp_path, monkeypatch, capsys):
   assert code == 0, shown.err
   assert shown.out.endswith("-> https://huggingface.co/somebody/laptop\n")
   assert set(server.files) == {"README.md", "rule.npz"}
-  assert server.files["README.md"].startswith(b"# unsup_1_small\n\nMine.\n")
+  assert server.files["README.md"].startswith(b"# laptop\n\nMine.\n")
   (tmp_path / "mine.npz").write_bytes(server.files["rule.npz"])
   assert pretrained(tmp_path / "mine.npz").sha256 == pretrained("unsup_1_small").sha256
   # Nobody answers there any more.

@@ -187,14 +187,15 @@ def test_export_of_a_run(tmp_path, capsys):
   (folder / "summary.json").write_text('{"outer_steps": 7, "heldout_accuracy_after": 0.81234}')
   out = tmp_path / "mine.npz"
   command = ["export", "--rule", str(folder), "--out", str(out), "--about", "Of a test."]
-  assert main([*command, "--steps", "70", "--core-hours", "1.5", "--commit", "abc"]) == 0
+  costs = ("--core-hours", "1.5", "--gpu-minutes", "8.5")
+  assert main([*command, "--steps", "70", *costs, "--commit", "abc"]) == 0
   assert "sha256" in capsys.readouterr().out
   rule = unsup_rule.pretrained(out)
   assert rule.use == Use(70, Use.batch_size)
   assert rule.schedule == InnerSchedule(3e-3)
   known = rule.provenance
   assert (known["data_sets"], known["seed"], known["commit"]) == (["a", "b"], 5, "abc")
-  assert (known["outer_steps"], known["core_hours"]) == (7, 1.5)
+  assert (known["outer_steps"], known["core_hours"], known["gpu_minutes"]) == (7, 1.5, 8.5)
   assert "trainer.seed = 5" in known["gin"]
   for fact in ("# mine", "Of a test.", "| seed | 5 |", "| the rule | 0.812 |", rule.sha256):
     assert fact in rule.card
@@ -303,7 +304,8 @@ def test_every_shipped_rule_has_a_card():
   for name in names():
     rule = unsup_rule.pretrained(name)
     assert rule.sha256 in rule.card
-    assert {"gin", "data_sets", "commit", "core_hours", "seed"} <= set(rule.provenance)
+    assert {"gin", "data_sets", "commit", "seed"} <= set(rule.provenance)
+    assert {"core_hours", "gpu_minutes"} & set(rule.provenance)
 
 
 def test_theta_of_a_folder_fits_load_theta(path, tmp_path):

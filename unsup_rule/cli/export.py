@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--about", help="a sentence or two for the model card")
   parser.add_argument("--steps", type=int, help="applications that the rule is at its best with")
   parser.add_argument("--batch-size", type=int, help="examples of one application")
-  parser.add_argument("--core-hours", type=float, help="that meta-training took")
+  parser.add_argument("--core-hours", type=float, help="that meta-training took of processors")
+  parser.add_argument("--gpu-minutes", type=float, help="that meta-training took of GPUs")
   parser.add_argument("--commit", help="that it was trained at (default: of this checkout)")
 
 
@@ -90,6 +91,7 @@ def _asked(arguments: argparse.Namespace, name: str) -> Pretrained:
   told = {
     "about": arguments.about,
     "core_hours": arguments.core_hours,
+    "gpu_minutes": arguments.gpu_minutes,
     "commit": arguments.commit or rule.provenance.get("commit") or _commit(),
   }
   return dataclasses.replace(
@@ -172,6 +174,7 @@ def _card(rule: Pretrained) -> str:
     "outer steps": known.get("outer_steps"),
     "wall-clock of meta-training": f"{known['seconds']:.0f} s" if "seconds" in known else None,
     "core-hours": known.get("core_hours"),
+    "GPU-minutes": known.get("gpu_minutes"),
     "mean of the thetas with SHA-256": ", ".join(f"`{s[:12]}`" for s in known.get("mean_of", ()))
     or None,
     "seed": known.get("seed"),

@@ -5,7 +5,7 @@ Arrays are named "module/leaf" as in theta; the values beside them are
   sizes       as `Sizes`
   dynamics    the `InnerSchedule`; format 1 calls it step_size and has its first three fields
   use         {"steps": .., "batch_size": ..}, what the rule is at its best with
-  provenance  where it comes from: gin text, commit, seed, data sets, core-hours, what was measured
+  provenance  where it comes from: gin text, commit, seed, data sets, its cost, what was measured
 """
 
 import dataclasses
