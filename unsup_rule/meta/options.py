@@ -72,7 +72,7 @@ class TrainerOptions:
       data other than that of `heldout_fn`. None measures nothing.
     validation_every_steps: how often.
     max_programs: estimators, one for each architecture and length of a truncation, that a process
-      keeps compiled, at 100 MB and more each; beyond them the one used longest ago is dropped, and
+      keeps compiled, at 100 to 350 MB each; beyond them the one used longest ago is dropped, and
       read from the cache of compiled programs where it comes up again. On accelerators those that
       were compiled ahead stay as well.
     phases: bindings that take force at an outer step and stay, as {step: [binding, ..]}; later ones
