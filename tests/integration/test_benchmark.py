@@ -85,9 +85,7 @@ def test_features_beside_other_ways(tmp_path, capsys):
   rows = {row["method"]: row for row in json.loads(out.read_text())}
   assert set(rows) == {"UnsupervisedFeatures", "PCA", "KMeans", "MLP autoencoder"}
   assert all(row["fit_seconds"] > 0 and row["megabytes"] > 0 for row in rows.values())
-  # The second has nothing to compile, but other processes may have the cores meanwhile.
-  ours = rows["UnsupervisedFeatures"]
-  assert 0 < ours["again_seconds"] < 2 * ours["fit_seconds"]
+  assert rows["UnsupervisedFeatures"]["again_seconds"] < rows["UnsupervisedFeatures"]["fit_seconds"]
   assert "transform" in capsys.readouterr().out
 
 
