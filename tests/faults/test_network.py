@@ -8,7 +8,7 @@ import time
 
 import pytest
 from launched import Launched, all_workers_send
-from ray_nodes import Node, free_port
+from ray_nodes import Node, free_port, wait_for_port
 
 from unsup_rule import storage
 from unsup_rule.distributed import cluster
@@ -54,17 +54,6 @@ class Hosts:
     ip("-n", self.far, "link", "set", "veth", "up")
 
 
-def wait_for_head(hosts, port, seconds=60):
-  code = f"import socket; socket.create_connection(({HEAD!r}, {port}), timeout=1)"
-  ends = time.monotonic() + seconds
-  while time.monotonic() < ends:
-    command = [*hosts.through[hosts.far], "python3", "-c", code]
-    if not subprocess.run(command, capture_output=True, check=False).returncode:
-      return
-    time.sleep(0.2)
-  raise AssertionError("the head does not answer")
-
-
 @pytest.mark.slow
 def test_a_broken_network_costs_a_worker_for_a_while_and_no_run(tmp_path):
   token = cluster.make_token(tmp_path / "token")
@@ -78,7 +67,7 @@ def test_a_broken_network_costs_a_worker_for_a_while_and_no_run(tmp_path):
       flags = ("--head", f"--node-ip-address={HEAD}", f"--port={port}", "--num-cpus=1")
       flags += ("--include-dashboard=false", f"--temp-dir={short}/r")
       nodes.append(Node(tmp_path, token, *flags, through=hosts.through[hosts.head]))
-      wait_for_head(hosts, port)
+      wait_for_port(HEAD, port, through=hosts.through[hosts.far])
       flags = (f"--address={HEAD}:{port}", f"--token_file={token}")
       deadline = "distributed.call_deadline_seconds = 30"
       with Launched(
