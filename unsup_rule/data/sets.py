@@ -42,7 +42,7 @@ _DRAWN = {
   "bags": bags.BagSource,
   "manifolds": manifolds.ManifoldSource,
 }
-VECTORS = ("bags", "manifolds")  # drawn with as many inputs as `resolution` says
+_VECTORS = ("bags", "manifolds")
 
 _loaded: weakref.WeakValueDictionary[tuple, Dataset] = weakref.WeakValueDictionary()
 _unpacked: weakref.WeakValueDictionary[str, Dataset] = weakref.WeakValueDictionary()
@@ -95,10 +95,15 @@ def load(
   dataset = cached(key, cache_dir, build)
   if grey:
     dataset = dataset.as_grey()
-  if resolution is not None and name.split("/")[0] not in VECTORS:
+  if resolution is not None and not are_vectors(name):
     dataset = dataset.resized(resolution, resize)
   _loaded[arguments] = dataset
   return dataset
+
+
+def are_vectors(name: str) -> bool:
+  """Whether a set of this name is drawn with as many inputs as `resolution` says."""
+  return name.split("/")[0] in _VECTORS
 
 
 def pack(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.data import Dataset
-from unsup_rule.data.sets import VECTORS
+from unsup_rule.data.sets import are_vectors
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.tasks.augment import Augmentation, AugmentationParams, augment
@@ -47,14 +47,10 @@ class Data(ExamplesSpec):
       )
 
   @property
-  def _is_vectors(self) -> bool:
-    return self.name.split("/")[0] in VECTORS
-
-  @property
   def n_inputs(self) -> int:
     """How many numbers an example has, roughly, if the set's own resolution is taken."""
     side = self.resolution or 28
-    return side if self._is_vectors else side**2
+    return side if are_vectors(self.name) else side**2
 
   @property
   def label(self) -> str:
@@ -62,7 +58,7 @@ class Data(ExamplesSpec):
     size = ""
     if self.resolution:
       one = self.resolution
-      size = f" of {one}" if self._is_vectors else f" {one}x{one}"
+      size = f" of {one}" if are_vectors(self.name) else f" {one}x{one}"
     colour = " grey" if self.grey else ""
     classes = f" classes {','.join(map(str, self.classes))}" if self.classes else ""
     filled = " filled" if self.thickness or self.shading else ""
