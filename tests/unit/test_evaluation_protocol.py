@@ -10,11 +10,11 @@ from evaluation_helpers import SIZES, blobs, rule_folder, setting
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import measuring, provenance, runner
-from unsup_rule.evaluation.methods import BASELINES, REFERENCES
+from unsup_rule.evaluation.methods import BASELINES, REFERENCES, RULES
 from unsup_rule.evaluation.methods.all_labels import AllLabels
 from unsup_rule.evaluation.methods.base import Transductive
 from unsup_rule.evaluation.methods.best_step import BestStep
-from unsup_rule.evaluation.methods.fixed import KMeans
+from unsup_rule.evaluation.methods.fixed import BesideInputs, KMeans
 from unsup_rule.evaluation.methods.local import LocalLearning
 from unsup_rule.evaluation.methods.self_supervised import SCARF
 from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
@@ -31,6 +31,7 @@ QUICK = {
   "supervised": lambda: Supervised(steps=(5,)),
   "kmeans": lambda: KMeans(4),
   "kmeans512": lambda: KMeans(9),
+  "kmeans512_inputs": lambda: BesideInputs(KMeans(9)),
   "spectral": lambda: SpectralEmbedding(4, neighbours=5),
 }
 # Trained by the loop that trains those below.
@@ -141,12 +142,15 @@ def test_predictions_do_not_depend_on_query_labels(name, blob_data, monkeypatch)
     np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.parametrize("name", ["rule", *ALONE])
+def rule(name, folder):
+  loaded, _ = provenance.load_rule(rule_folder(folder))
+  return RULES[name](loaded.theta, loaded.sizes, loaded.schedule)
+
+
+@pytest.mark.parametrize("name", [*RULES, *ALONE])
 def test_training_uses_no_image_of_the_test_split(name, tmp_path, blob_data):
   """What the features of one draw are cannot depend on the images of the others."""
-  method = (
-    provenance.load_rule(rule_folder(tmp_path / "rule"))[0] if name == "rule" else QUICK[name]()
-  )
+  method = rule(name, tmp_path / "rule") if name in RULES else QUICK[name]()
   episodes, _ = fewshot.draw(blobs("test"), setting(), 0)
   others = episodes.x_DxExP.copy()
   others[1:] = 1 - others[1:]
@@ -155,6 +159,30 @@ def test_training_uses_no_image_of_the_test_split(name, tmp_path, blob_data):
   second = list(fit(0, dataclasses.replace(episodes, x_DxExP=others)))[-1]
   np.testing.assert_array_equal(first.features_DxExF[0], second.features_DxExF[0])
   assert not np.array_equal(first.features_DxExF[1], second.features_DxExF[1])
+
+
+@pytest.mark.parametrize("name", ["rule_layers", "untrained_layers"])
+def test_all_layers_are_those_that_are_probed_one_by_one(name, tmp_path, blob_data):
+  method = rule(name, tmp_path / "rule") if name in RULES else QUICK[name]()
+  episodes, _ = fewshot.draw(blobs("test"), setting(), 0)
+  fit = method.prepare(setting(layers=True), Inputs.of(blobs("train")))
+  last = list(fit(0, episodes))[-1]
+  found, expected = last.features_DxExF, np.concatenate([last.layers["1"], last.layers["2"]], -1)
+  np.testing.assert_allclose(found[..., 36:], expected, rtol=1e-4, atol=1e-5)
+  x_DxExP = episodes.x_DxExP - episodes.x_DxExP.mean(axis=1, keepdims=True)
+  factor = found[..., :36] / np.where(x_DxExP, x_DxExP, np.nan)
+  np.testing.assert_allclose(found[..., :36].var(axis=1).mean(axis=1), 1, rtol=1e-3)
+  assert np.nanstd(factor[0]) < 1e-2 * np.nanmean(factor[0])
+
+
+def test_features_beside_inputs_have_the_size_of_these(blob_data):
+  one = QUICK["kmeans512_inputs"]()
+  episodes, _ = fewshot.draw(blobs("test"), setting(), 0)
+  (snapshot,) = one.prepare(setting(), Inputs.of(blobs("train")))(0, episodes)
+  variances = snapshot.features_DxExF.var(axis=1)
+  assert variances.shape[1] == 36 + 9
+  for block in (variances[:, :36], variances[:, 36:]):
+    np.testing.assert_allclose(block.mean(axis=1), 1, rtol=1e-4)
 
 
 def test_a_best_step_is_chosen_on_the_train_split_alone(blob_data):

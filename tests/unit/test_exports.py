@@ -34,19 +34,21 @@ def fitted(rows):
   """After no step: what is tested is the network."""
   rule = Pretrained(drawn_theta(SIZES, 0), InnerSchedule(), Use(), {}, "small", "")
 
-  def fit(nonlinearity="relu", standardize=True):
-    settings = {"nonlinearity": nonlinearity, "standardize": standardize, "steps": 0}
+  def fit(nonlinearity="relu", standardize=True, output="embedding"):
+    settings = {"nonlinearity": nonlinearity, "standardize": standardize, "output": output}
+    settings["steps"] = 0
     features = UnsupervisedFeatures((6, 6, 9), n_features=8, rule=rule, **settings)
     return features.fit(rows if standardize else plain(rows))
 
   return fit
 
 
+@pytest.mark.parametrize("output", ["embedding", "layers"])
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
-def test_onnx_agrees(fitted, rows, tmp_path, nonlinearity):
+def test_onnx_agrees(fitted, rows, tmp_path, nonlinearity, output):
   onnxruntime = pytest.importorskip("onnxruntime")
   pytest.importorskip("onnx")
-  features = fitted(nonlinearity)
+  features = fitted(nonlinearity, output=output)
   features.to_onnx(tmp_path / "model.onnx")
   session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
   (actual,) = session.run(["embedding"], {"x": rows})
@@ -65,10 +67,11 @@ def test_onnx_without_scaling(fitted, rows, tmp_path):
   np.testing.assert_allclose(actual, features.transform(plain(rows)[:1]), **WITHIN)
 
 
+@pytest.mark.parametrize("output", ["embedding", "layers"])
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
-def test_torch_agrees(fitted, rows, nonlinearity):
+def test_torch_agrees(fitted, rows, nonlinearity, output):
   torch = pytest.importorskip("torch")
-  features = fitted(nonlinearity)
+  features = fitted(nonlinearity, output=output)
   model = features.to_torch()
   assert isinstance(model, torch.nn.Sequential)
   assert not model.training

@@ -110,6 +110,31 @@ def test_embedding_is_that_of_the_training_rows_as_one_batch(data, fitted):
   np.testing.assert_allclose(fitted.transform(data[0]), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("hidden", [(6, 6), (5, 7), ()])
+def test_all_layers_side_by_side(rule, data, hidden):
+  """Each is that layer of the training rows as one batch; the inputs come first."""
+  model = make(rule, hidden=hidden, output="layers").fit(data[0])
+  found = model.transform(data[0])
+  z = model.scaler_.transform(data[0]).astype(np.float32)
+  layers = MLP(12, hidden, 8).apply(model.params_, z).layers
+  expected = np.concatenate([z, *(layer.x for layer in layers)], axis=1)
+  assert found.shape == (90, 12 + sum(hidden) + 8)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(found[:, -8:], make(rule, hidden=hidden).fit_transform(data[0]))
+  assert len(model.get_feature_names_out()) == 12 + sum(hidden) + 8
+
+
+def test_inputs_beside_the_layers_keep_their_relative_sizes(rule, data):
+  X = data[0]
+  model = make(rule, output="layers", standardize=False, steps=0).fit(X)
+  found = model.transform(X)[:, :12]
+  np.testing.assert_allclose(np.mean(np.var(found, axis=0)), 1, rtol=1e-3)
+  expected = (X - X.mean(0)) / np.sqrt(np.mean(X.var(0)))
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+  flat = np.ones((20, 12))
+  assert np.isfinite(make(rule, output="layers", steps=0).fit_transform(flat)).all()
+
+
 def test_other_rows_in_a_large_batch_are_embedded_nearly_alike():
   """As batch statistics of 3,000 other rows of the same distribution would embed them."""
   rng = np.random.default_rng(0)
@@ -303,6 +328,7 @@ def test_what_was_fitted_is_fitted(rule, data):
   model = make(rule, steps=2).fit(data[0])
   before = model.transform(data[0])
   model.set_params(n_features=5, nonlinearity="tanh", hidden=(3,), standardize=False)
+  model.set_params(output="layers")
   np.testing.assert_array_equal(model.transform(data[0]), before)
   assert len(model.get_feature_names_out()) == 8
   assert model.partial_fit(data[0]).transform(data[0]).shape == (90, 8)

@@ -133,15 +133,20 @@ def _run(arguments: argparse.Namespace) -> int:
 def _scores(own: "list[Row]", against: "list[Row]", asked: "Plan") -> str:
   """The table of the rule, the other rule and the baselines, ending in one number."""
   from unsup_rule.evaluation import plan, scores
+  from unsup_rule.evaluation.methods import RULES
+  from unsup_rule.evaluation.methods.rule import Rule
 
   named: dict[str, list[Row]] = {}
-  if asked.rule is not None:
-    named[plan.rule_name(asked.rule)] = [row for row in own if row["method"] == "rule"]
-  if asked.against is not None:
-    name = plan.rule_name(asked.against)
-    named[name if name not in named else f"{name} (against)"] = against
+  for method, of in RULES.items():
+    more = of.label.removeprefix(Rule.label)
+    mine, other = ([row for row in rows if row["method"] == method] for rows in (own, against))
+    if mine and asked.rule is not None:
+      named[plan.rule_name(asked.rule) + more] = mine
+    if other and asked.against is not None:
+      name = plan.rule_name(asked.against) + more
+      named[name if name not in named else f"{name} (against)"] = other
   for row in own:
-    if row["method"] != "rule":
+    if row["method"] not in RULES:
       named.setdefault(row["label"], []).append(row)
   lines = scores.scores(
     {name: [row for row in rows if row["status"] == "ok"] for name, rows in named.items()}

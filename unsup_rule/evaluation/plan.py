@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 
+from unsup_rule.evaluation.methods import RULES
 from unsup_rule.evaluation.provenance import load_rule
 from unsup_rule.evaluation.suite import Cell, Suite
 from unsup_rule.meta import gin_files
@@ -61,7 +62,7 @@ def read(plan: Plan) -> Work:
   other, against_sha256 = _loaded(plan.against)
   against = [] if other is None else suite.cells(other, against_sha256)
   own = suite.cells(rule, theta_sha256)
-  return Work(suite, text, own, [cell for cell in against if cell.name == "rule"])
+  return Work(suite, text, own, [cell for cell in against if cell.name in RULES])
 
 
 def _loaded(rule: str | os.PathLike | None):

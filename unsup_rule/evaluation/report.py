@@ -11,6 +11,7 @@ from unsup_rule.evaluation import claims, comparison, pages, summary
 from unsup_rule.evaluation.comparison import Difference, Value
 from unsup_rule.evaluation.figures import fewshot, inside, layers, meta_training, steps, sweeps
 from unsup_rule.evaluation.figures.style import Drawn
+from unsup_rule.evaluation.methods import RULES
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Suite
 from unsup_rule.tasks.fewshot import HEADLINE, PROBE_NAMES
@@ -125,6 +126,7 @@ def _content(suite: Suite, rows: Sequence[Row]) -> dict[str, object]:
     "headline_table": "" if table is None else markdown_table(table.data, table.lines),
     "references": [] if table is None else table.references,
     "reference_table": "" if table is None else markdown_table(table.data, table.references),
+    "compared": "" if table is None or table.rule is None else table.rule.label,
     "wins": "" if found is None else _sentences(found.wins, "than"),
     "losses": "" if found is None else _sentences(found.losses, "than"),
     "levels": "" if found is None else _levels(found.level),
@@ -215,7 +217,7 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, list[_TableLine]]]:
       lines.append(
         _TableLine(
           comparison.method_label(row),
-          row["method"] == "rule",
+          row["method"] in RULES,
           comparison.reported(row).step,
           [comparison.last(row, probe) for probe in PROBE_NAMES],
           best,

@@ -11,7 +11,7 @@ import gin
 from learned_optimization.optimizers.base import Optimizer
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.evaluation.methods import BASELINES, Method
+from unsup_rule.evaluation.methods import BASELINES, RULES, Method
 from unsup_rule.evaluation.methods.optimizers import LibraryOptimizer
 from unsup_rule.evaluation.methods.rule import Rule
 from unsup_rule.evaluation.setting import Data, Setting
@@ -36,7 +36,7 @@ class Cell:
   """One method in one setting.
 
   Attributes:
-    name: of the method: "rule", a key of `BASELINES`, or "optimizer NAME".
+    name: of the method: a key of `RULES` or `BASELINES`, or "optimizer NAME".
     method: what is measured.
     setting: where.
     identity: what tells this cell's numbers from all others, as plain values.
@@ -97,7 +97,7 @@ class Suite:
     title: of the report.
     about: a sentence or two under it.
     score: whether the command makes a table and one number, see `scores`, in place of a page.
-    methods: "rule", keys of `BASELINES`, and names of `optimizers`.
+    methods: keys of `RULES` and `BASELINES`, and names of `optimizers`.
     data: data sets, each a name or a dictionary of `Data`'s attributes.
     widths, hidden_layers, nonlinearities, permute, batch_sizes: lists, see `Setting`.
     n_outputs, steps, seeds, draws, examples_per_class, seed, layers: see `Setting`.
@@ -158,17 +158,17 @@ class Suite:
           yield Cell(name, method, setting, _identity(name, method, setting, theta_sha256))
 
   def _method(self, name: str, rule: Rule | None) -> Method | None:
-    if name == "rule":
+    if name in RULES:
       if rule is not None and rule.sizes.output_size != self.n_outputs:
         raise UnsupRuleError(
           f"this theta was made for an embedding of {rule.sizes.output_size} units, the suite has "
           f"{self.n_outputs}; set evaluate.n_outputs = {rule.sizes.output_size}"
         )
-      return rule
+      return rule and RULES[name](rule.theta, rule.sizes, rule.schedule)
     if name in self.optimizers:
       return LibraryOptimizer(name, self.optimizers[name])
     if name not in BASELINES:
-      names = ", ".join(["rule", *BASELINES, *self.optimizers])
+      names = ", ".join([*RULES, *BASELINES, *self.optimizers])
       raise UnsupRuleError(f"evaluate.methods: unknown method {name!r}; use {names}")
     return BASELINES[name]()
 

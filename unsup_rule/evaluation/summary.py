@@ -8,6 +8,7 @@ import numpy as np
 
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.comparison import Difference, Value
+from unsup_rule.evaluation.methods import RULES
 from unsup_rule.evaluation.store import Row
 from unsup_rule.tasks.fewshot import HEADLINE
 
@@ -23,10 +24,11 @@ class Line:
     label: for people.
     method: its name in gin.
     about, source: what it is, and who published it.
-    is_rule: whether it is the rule.
+    is_rule: whether it is the rule, read in one way or another.
     reference: whether it sees what the others do not.
     values: by data set; a rival's at its best step, chosen on validation draws.
-    differences: the rule minus this method, by data set; empty for the rule.
+    differences: the rule, read from all layers if that was measured, minus this method, by data
+      set; empty for the rule.
     seconds: processor time of one fit and its probes, by data set.
   """
 
@@ -50,6 +52,8 @@ class Line:
 class Headline:
   """The main table: one architecture, permuted inputs.
 
+  The rule may be there twice, read from its embedding and from all layers.
+
   Attributes:
     data: labels of the data sets, in the order of the suite.
     kinds: of each data set: "images", "texts" or "tables".
@@ -66,8 +70,9 @@ class Headline:
 
   @property
   def rule(self) -> Line | None:
-    """The rule's line."""
-    return next((line for line in self.lines if line.is_rule), None)
+    """The rule's line that others are compared with."""
+    own = {line.method: line for line in self.lines if line.is_rule}
+    return next((own[name] for name in reversed(RULES) if name in own), None)
 
   def strongest(self, label: str) -> Line:
     """The best method on a data set but for the rule and references."""
@@ -117,13 +122,14 @@ def _lines(rows: Sequence[Row], probe: str) -> list[Line]:
   by_method: dict[str, dict[str, Row]] = {}
   for row in comparison.by_seeds(rows):
     by_method.setdefault(row["label"], {})[comparison.data_label(row)] = row
-  rule = next((of for of in by_method.values() if next(iter(of.values()))["method"] == "rule"), {})
+  own = {next(iter(of.values()))["method"]: of for of in by_method.values()}
+  rule = next((own[name] for name in reversed(RULES) if name in own), {})
   return [line for of in by_method.values() if (line := _line(of, rule, probe)).values]
 
 
 def _line(of: dict[str, Row], rule: dict[str, Row], probe: str) -> Line:
   first = next(iter(of.values()))
-  is_rule = first["method"] == "rule"
+  is_rule = first["method"] in RULES
   found = {label: value_of(row, probe) for label, row in of.items()}
   values = {label: value for label, value in found.items() if value is not None}
   differences = {}
@@ -150,7 +156,7 @@ def value_of(row: Row, probe: str = HEADLINE) -> Value | None:
   A method that predicts by itself and is better at it than the probe on its features is taken at
   its word.
   """
-  if row["method"] == "rule":
+  if row["method"] in RULES:
     return comparison.last(row, probe)
   found = [v for v in (comparison.best(row, probe), comparison.best(row, "own")) if v is not None]
   return max(found, key=lambda value: value.mean, default=None)

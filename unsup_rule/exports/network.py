@@ -19,6 +19,7 @@ class Plain:
     scale: [n_0].
     layers: (W [M, N], b [N]), from the bottom.
     nonlinearity: of all layers, a name in `unsup_rule.rule.mlp.NONLINEARITIES`.
+    inputs: mean [n_0] and scale [] of the inputs beside all layers; None for the last layer alone.
   """
 
   mean: np.ndarray
@@ -26,6 +27,13 @@ class Plain:
   scale: np.ndarray
   layers: Sequence[tuple[np.ndarray, np.ndarray]]
   nonlinearity: str
+  inputs: tuple[np.ndarray, np.ndarray] | None
+
+  @property
+  def n_outputs(self) -> int:
+    """How many numbers it gives for a row."""
+    widths = [len(b_N) for _, b_N in self.layers]
+    return widths[-1] if self.inputs is None else len(self.mean) + sum(widths)
 
   @classmethod
   def of(
@@ -34,8 +42,9 @@ class Plain:
     scale: np.ndarray,
     layers: Sequence[tuple[np.ndarray, np.ndarray]],
     nonlinearity: str,
+    inputs: tuple[np.ndarray, np.ndarray] | None,
   ) -> "Plain":
     """With the mean, float64, cut in two."""
     first = np.asarray(mean, np.float32)
     rest = np.asarray(mean - first, np.float32)
-    return cls(first, rest, np.asarray(scale, np.float32), layers, nonlinearity)
+    return cls(first, rest, np.asarray(scale, np.float32), layers, nonlinearity, inputs)

@@ -1,4 +1,7 @@
-"""A frozen network as an ONNX model: input "x" [batch, n_0], output "embedding" [batch, n_L]."""
+"""A frozen network as an ONNX model: input "x" [batch, n_0], output "embedding" [batch, n_L].
+
+Where all layers are asked for, the output holds them side by side, the inputs first.
+"""
 
 import numpy as np
 import onnx
@@ -57,11 +60,16 @@ def build(network: Plain) -> onnx.ModelProto:
   graph = _Graph()
   for operation, value in (("Sub", network.mean), ("Sub", network.rest), ("Div", network.scale)):
     graph.add(operation, graph.last, graph.constant(value))
+  x_0, layers = graph.last, []
   for w_MxN, b_N in network.layers:
     graph.add("Gemm", graph.last, graph.constant(w_MxN), graph.constant(b_N))
     graph.nonlinearity(network.nonlinearity)
+    layers.append(graph.last)
+  if network.inputs is not None:
+    mean, scale = (graph.constant(np.asarray(value)) for value in network.inputs)
+    graph.add("Concat", graph.add("Mul", graph.add("Sub", x_0, mean), scale), *layers, axis=1)
   graph.nodes[-1].output[0] = "embedding"
-  ends = {"x": len(network.mean), "embedding": len(network.layers[-1][1])}
+  ends = {"x": len(network.mean), "embedding": network.n_outputs}
   (given,), (made,) = (
     [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])]
     for name, width in ends.items()

@@ -1,5 +1,7 @@
 """A frozen network as an `nn.Sequential` of PyTorch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
@@ -18,6 +20,24 @@ class Standardize(nn.Module):
   def forward(self, x):
     """Standardises rows [B, n_0]."""
     return ((x - self.mean - self.rest) / self.scale).to(self.scale.dtype)
+
+
+class SideBySide(nn.Module):
+  """Layers one after the other, of which each gives a part of the result, as do the inputs."""
+
+  def __init__(self, inputs: tuple[np.ndarray, np.ndarray], layers: Sequence[nn.Module]):
+    super().__init__()
+    for name, value in zip(("mean", "scale"), inputs, strict=True):
+      self.register_buffer(name, torch.tensor(np.asarray(value)))
+    self.layers = nn.ModuleList(layers)
+
+  def forward(self, x):
+    """Rows [B, n_0] -> [B, n_0 + n_1 + ... + n_L]."""
+    found = [(x - self.mean) * self.scale]
+    for layer in self.layers:
+      x = layer(x)
+      found.append(x)
+    return torch.cat(found, dim=1)
 
 
 class Step(nn.Module):
@@ -42,11 +62,14 @@ _NONLINEARITIES = {
 
 def build(network: Plain) -> nn.Sequential:
   """The network, in evaluation mode."""
-  modules: list[nn.Module] = [Standardize(network)]
+  layers = []
   for w_MxN, b_N in network.layers:
     linear = nn.Linear(*w_MxN.shape)
     with torch.no_grad():
       linear.weight.copy_(torch.tensor(np.ascontiguousarray(w_MxN.T)))
       linear.bias.copy_(torch.tensor(b_N))
-    modules += [linear, _NONLINEARITIES[network.nonlinearity]()]
-  return nn.Sequential(*modules).eval()
+    layers.append([linear, _NONLINEARITIES[network.nonlinearity]()])
+  above: list[nn.Module] = [module for layer in layers for module in layer]
+  if network.inputs is not None:
+    above = [SideBySide(network.inputs, [nn.Sequential(*layer) for layer in layers])]
+  return nn.Sequential(Standardize(network), *above).eval()

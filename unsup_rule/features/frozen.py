@@ -5,6 +5,7 @@ embedding depends on its neighbours. Here the statistics of a fixed set of rows 
 weights and offsets.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,25 @@ class Affine(NamedTuple):
 
 
 Network = tuple[Affine, ...]
+
+
+class Centred(NamedTuple):
+  """How inputs stand beside the layers: (x_0 - mean) scale, of variance 1 on average."""
+
+  mean: jax.Array  # [n_0]
+  scale: jax.Array  # []
+
+
+def centred(x_BxN: jax.Array, mask_B: jax.Array | None = None) -> Centred:
+  """That of some rows [B, n_0]: one scale for all inputs, which keeps their relative sizes."""
+  mean_1xN = batch_mean(x_BxN, mask_B)
+  variance = jnp.mean(batch_mean(jnp.square(x_BxN - mean_1xN), mask_B))
+  return Centred(mean_1xN[0], jnp.where(variance > 0, jax.lax.rsqrt(variance), 1))
+
+
+def side_by_side(x_BxN: jax.Array, inputs: Centred, layers: Sequence[jax.Array]) -> jax.Array:
+  """x_0, centred, and x_1 to x_L as one array, [B, n_0 + n_1 + ... + n_L]."""
+  return jnp.concatenate([(x_BxN - inputs.mean) * inputs.scale, *layers], axis=1)
 
 
 def freeze(mlp: MLP, params: Params, x_BxN: jax.Array, mask_B: jax.Array | None = None) -> Network:
@@ -51,15 +71,23 @@ def freeze(mlp: MLP, params: Params, x_BxN: jax.Array, mask_B: jax.Array | None 
   return tuple(network)
 
 
-def embed(mlp: MLP, network: Network, x_BxN: jax.Array) -> jax.Array:
-  """The embedding [B, n_L] of rows [B, n_0], each by itself."""
+def embed(mlp: MLP, network: Network, x_BxN: jax.Array, inputs: Centred | None = None) -> jax.Array:
+  """What the network makes of rows [B, n_0], each by itself.
 
-  def layer(x_BxM: jax.Array, weights: Affine) -> tuple[jax.Array, None]:
-    return _layer(mlp, x_BxM, weights), None
+  Returns:
+    The embedding x_L, [B, n_L]; given `inputs`, these and all layers `side_by_side`.
+  """
+  x_BxP = x_BxN
 
+  def layer(x_BxM: jax.Array, weights: Affine) -> tuple[jax.Array, jax.Array]:
+    x_BxN = _layer(mlp, x_BxM, weights)
+    return x_BxN, x_BxN
+
+  found = []
   for weights, stack in zip(network, mlp.stacks, strict=True):
-    x_BxN, _ = scan_or_call(layer, x_BxN, weights, stack.count)
-  return x_BxN
+    x_BxN, x_RxBxN = scan_or_call(layer, x_BxN, weights, stack.count)
+    found.extend(x_RxBxN)
+  return x_BxN if inputs is None else side_by_side(x_BxP, inputs, found)
 
 
 def _layer(mlp: MLP, x_BxM: jax.Array, weights: Affine) -> jax.Array:

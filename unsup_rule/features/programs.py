@@ -50,6 +50,7 @@ def _advance(
 _initial = jax.jit(MLP.init, static_argnums=0)
 _freeze = jax.jit(frozen.freeze, static_argnums=0)
 _embed = jax.jit(frozen.embed, static_argnums=0)
+_centred = jax.jit(frozen.centred)
 
 
 def initial(mlp: MLP, seed: int) -> Params:
@@ -101,20 +102,36 @@ def train(
 
 def freeze(mlp: MLP, params: Params, x_BxN: np.ndarray) -> frozen.Network:
   """`frozen.freeze`, compiled for the next power of two of rows; numpy arrays."""
+  return jax.tree.map(np.asarray, _freeze(mlp, params, *_padded(x_BxN)))
+
+
+def centred(x_BxN: np.ndarray) -> frozen.Centred:
+  """`frozen.centred`, likewise."""
+  return jax.tree.map(np.asarray, _centred(*_padded(x_BxN)))
+
+
+def _padded(x_BxN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Rows, and then rows of zeros, and which is which."""
   n = len(x_BxN)
   padded = np.zeros((1 << max(4, (n - 1).bit_length()), x_BxN.shape[1]), np.float32)
   padded[:n] = x_BxN
-  mask = (np.arange(len(padded)) < n).astype(np.float32)
-  return jax.tree.map(np.asarray, _freeze(mlp, params, padded, mask))
+  return padded, (np.arange(len(padded)) < n).astype(np.float32)
 
 
-def embed(mlp: MLP, network: frozen.Network, n: int, rows: Rows) -> np.ndarray:
-  """The embedding of rows 0 .. n - 1, float32 [n, n_L]."""
-  out = np.empty((n, mlp.n_outputs), np.float32)
+def width(mlp: MLP, all_layers: bool) -> int:
+  """How many numbers `embed` gives for a row."""
+  return (mlp.n_inputs + sum(mlp.hidden)) * all_layers + mlp.n_outputs
+
+
+def embed(
+  mlp: MLP, network: frozen.Network, n: int, rows: Rows, inputs: frozen.Centred | None = None
+) -> np.ndarray:
+  """`frozen.embed` of rows 0 .. n - 1, float32 [n, width]."""
+  out = np.empty((n, width(mlp, inputs is not None)), np.float32)
   network = jax.tree.map(jnp.asarray, network)
   padded = np.zeros((_BLOCK, mlp.n_inputs), np.float32)
   for start in range(0, n, _BLOCK):
     stop = min(n, start + _BLOCK)
     padded[: stop - start] = rows(np.arange(start, stop))
-    out[start:stop] = np.asarray(_embed(mlp, network, padded))[: stop - start]
+    out[start:stop] = np.asarray(_embed(mlp, network, padded, inputs))[: stop - start]
   return out

@@ -49,6 +49,9 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     standardize: whether inputs are brought to mean 0 and variance 1, column by column.
     nonlinearity: name of it, see `unsup_rule.rule.mlp.NONLINEARITIES`.
     verbose: whether `fit` shows a progress bar.
+    output: what `transform` gives: "embedding", or "layers", x_0 to x_L side by side: the inputs,
+      centred and of variance 1 on average, then every layer. These tell a regularised linear
+      model more.
 
   Attributes:
     params_: {W, b, V} of the base model; `params_.layer(1).w` is W_1.
@@ -69,6 +72,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
   _parameter_constraints = {  # noqa: RUF012  (scikit-learn's name and form)
     "hidden": [Interval(numbers.Integral, 1, None, closed="left"), "array-like"],
     "n_features": [Interval(numbers.Integral, 1, None, closed="left")],
+    "output": [StrOptions({"embedding", "layers"})],
     "rule": [str, os.PathLike, Pretrained, None],
     "steps": [Interval(numbers.Integral, 0, None, closed="left"), None],
     "batch_size": [Interval(numbers.Integral, 2, None, closed="left"), None],
@@ -89,6 +93,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     standardize: bool = True,
     nonlinearity: str = "relu",
     verbose: bool = False,
+    output: str = "embedding",
   ):
     self.hidden = hidden
     self.n_features = n_features
@@ -99,6 +104,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     self.standardize = standardize
     self.nonlinearity = nonlinearity
     self.verbose = verbose
+    self.output = output
 
   def fit(self, X: Any, y: Any = None) -> "UnsupervisedFeatures":
     """Trains a new network on the rows of X [n, n_0]; y is not used.
@@ -153,10 +159,10 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     return self._become(new._frozen())
 
   def transform(self, X: Any) -> np.ndarray:
-    """The embedding of each row, float32 [n, n_features]."""
+    """The embedding of each row, float32 [n, n_features], or all its layers side by side."""
     check_is_fitted(self)
     X = self._validated(X, reset=False)
-    return programs.embed(self.mlp_, self.network_, X.shape[0], self._rows(X))
+    return programs.embed(self.mlp_, self.network_, X.shape[0], self._rows(X), self._inputs)
 
   def to_torch(self):
     """What `transform` computes as an `nn.Sequential` of PyTorch, scaling of inputs included.
@@ -187,7 +193,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
       for stack in self.network_
       for pair in zip(np.asarray(stack.w), np.asarray(stack.b), strict=True)
     ]
-    plain = Plain.of(mean, scale, layers, self.mlp_.nonlinearity)
+    plain = Plain.of(mean, scale, layers, self.mlp_.nonlinearity, self._inputs)
     return importlib.import_module(f"unsup_rule.exports.{framework}_model").build(plain)
 
   def _unfitted(self) -> "UnsupervisedFeatures":
@@ -222,6 +228,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     self.order_ = self._random.permutation(n_inputs)
     self.n_steps_ = 0
     self.scaler_ = StandardScaler() if self.standardize else None
+    self._all_layers = self.output == "layers"
     self._sample = Sample(n_inputs)
     self._waiting = np.zeros((0, n_inputs))
     return rule
@@ -250,9 +257,9 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
   def _frozen(self) -> "UnsupervisedFeatures":
     """Makes the network that `transform` computes with."""
     sample = self._sample.rows
-    self.network_ = programs.freeze(
-      self.mlp_, self.params_, self._rows(sample)(np.arange(len(sample)))
-    )
+    x = self._rows(sample)(np.arange(len(sample)))
+    self.network_ = programs.freeze(self.mlp_, self.params_, x)
+    self._inputs = programs.centred(x) if self._all_layers else None
     if not all(np.isfinite(x).all() for x in jax.tree.leaves((self.params_, self.network_))):
       raise UnsupRuleError(
         f"the weights are not finite after {self.n_steps_} steps; use fewer, or another rule"
@@ -323,7 +330,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
   @property
   def _n_features_out(self) -> int:
-    return self.mlp_.n_outputs
+    return programs.width(self.mlp_, self._all_layers)
 
   def __sklearn_tags__(self):
     tags = super().__sklearn_tags__()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from unsup_rule.evaluation import comparison
 from unsup_rule.evaluation.figures import style
+from unsup_rule.evaluation.methods import RULES
 from unsup_rule.evaluation.store import Row
 from unsup_rule.tasks.fewshot import HEADLINE, PROBE_NAMES
 
@@ -67,6 +68,6 @@ def _panel(axes, group: Sequence[Row]) -> None:
     axes.plot([], [], "o", color="black", markerfacecolor=face, markersize=5, label=label)
   axes.set_yticks(range(len(group)), [comparison.method_label(row) for row in group])
   for tick, row in zip(axes.get_yticklabels(), group, strict=True):
-    tick.set_fontweight("bold" if row["method"] == "rule" else "normal")
+    tick.set_fontweight("bold" if row["method"] in RULES else "normal")
   axes.set(xlabel="accuracy", title=comparison.data_label(group[0]), ylim=(-0.6, len(group) - 0.4))
   axes.grid(axis="x", alpha=0.3)

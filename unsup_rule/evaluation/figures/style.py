@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 # A method keeps its colour in every figure (Okabe and Ito: told apart by the colour-blind).
 _COLOURS = {
   "rule": "#D55E00",
+  "rule_layers": "#E69F00",
   "untrained": "#7F7F7F",
   "supervised": "#009E73",
   "vae": "#0072B2",

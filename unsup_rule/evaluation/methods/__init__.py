@@ -7,6 +7,7 @@ from unsup_rule.evaluation.methods.autoencoders import VAE, Autoencoder, Denoisi
 from unsup_rule.evaluation.methods.base import Method
 from unsup_rule.evaluation.methods.best_step import BestStep
 from unsup_rule.evaluation.methods.fixed import (
+  BesideInputs,
   KernelPCA,
   KMeans,
   Pixels,
@@ -15,7 +16,7 @@ from unsup_rule.evaluation.methods.fixed import (
 )
 from unsup_rule.evaluation.methods.local import LocalLearning
 from unsup_rule.evaluation.methods.prototypes import Prototypes
-from unsup_rule.evaluation.methods.rule import Untrained
+from unsup_rule.evaluation.methods.rule import Rule, RuleLayers, Untrained, UntrainedLayers
 from unsup_rule.evaluation.methods.self_supervised import SCARF, VICReg
 from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
 from unsup_rule.evaluation.methods.supervised import Supervised
@@ -23,11 +24,15 @@ from unsup_rule.evaluation.methods.transductive import LaplaceLearning, PoissonL
 from unsup_rule.evaluation.methods.umap import UMAP
 from unsup_rule.plugin.local import ForwardForward, KrotovHopfield, Sanger, SoftHebb
 
+# The rule, read from its embedding as in the paper, or from all layers.
+RULES: dict[str, type[Rule]] = {"rule": Rule, "rule_layers": RuleLayers}
+
 LOCAL_STEPS = (10, 30, 100, 300, 1000)  # after which a hand-made rule is at its best or past it
 
-# Baselines by the name that gin files use. "rule" and optimizers come with what they need.
+# Baselines by the name that gin files use. Rules and optimizers come with what they need.
 BASELINES: dict[str, Callable[[], Method]] = {
   "untrained": Untrained,
+  "untrained_layers": UntrainedLayers,
   "supervised": Supervised,
   "vae": VAE,
   "autoencoder": Autoencoder,
@@ -38,6 +43,7 @@ BASELINES: dict[str, Callable[[], Method]] = {
   "kernel_pca": KernelPCA,
   "kmeans": KMeans,
   "kmeans512": lambda: KMeans(clusters=512),
+  "kmeans512_inputs": lambda: BesideInputs(KMeans(clusters=512)),
   "sparse_coding": SparseCoding,
   "spectral": SpectralEmbedding,
   "umap": UMAP,

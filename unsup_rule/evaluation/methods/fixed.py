@@ -6,12 +6,14 @@ probe with a rotation-invariant penalty can tell it from these.
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 
 import gin
 import numpy as np
 
 from unsup_rule.evaluation.methods import base, fitting
 from unsup_rule.evaluation.setting import Inputs, Setting
+from unsup_rule.tasks.fewshot import Episodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,56 @@ class KMeans:
   def cost(self, setting: Setting) -> float:
     """A clustering."""
     return 500 + 15.0 * self.clusters
+
+
+@dataclasses.dataclass(frozen=True)
+class BesideInputs:
+  """Another method's features and the inputs, each of variance 1 on average.
+
+  Attributes:
+    method: the other.
+  """
+
+  method: base.Method
+
+  reference = False
+
+  @property
+  def label(self) -> str:
+    """For people."""
+    return f"{self.method.label} and inputs"
+
+  @property
+  def about(self) -> str:
+    """Half a sentence for the report."""
+    return f"{self.method.about}; beside the inputs"
+
+  @property
+  def source(self) -> str:
+    """That of the other."""
+    return self.method.source
+
+  def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
+    """Fits the other."""
+    other = self.method.prepare(setting, inputs)
+
+    def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
+      for snapshot in other(index, episodes):
+        parts = [_sized(x) for x in (episodes.x_DxExP, snapshot.features_DxExF)]
+        yield snapshot._replace(features_DxExF=np.concatenate(parts, axis=-1))
+
+    return fit
+
+  def cost(self, setting: Setting) -> float:
+    """That of the other, and of probes of more features."""
+    return 1000 + self.method.cost(setting)
+
+
+def _sized(x_DxExF: np.ndarray) -> np.ndarray:
+  """Each draw by itself brought to a variance of 1 on average over features."""
+  x_DxExF = np.ascontiguousarray(x_DxExF)  # Sums depend on how an array lies in memory.
+  size_Dx1x1 = np.sqrt(x_DxExF.var(axis=1, keepdims=True).mean(axis=-1, keepdims=True))
+  return x_DxExF / np.where(size_Dx1x1 > 0, size_Dx1x1, 1)
 
 
 def triangle(distances_NxC: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ that cells and rules share them.
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
-from unsup_rule.features import programs
+from unsup_rule.features import frozen, programs
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.structures import Params
@@ -38,6 +39,7 @@ class Rule:
   sizes: Sizes
   schedule: InnerSchedule
 
+  all_layers: ClassVar[bool] = False
   label = "the rule"
   about = "the learned unsupervised update, no labels"
   source = "Metz et al. 2019"
@@ -61,8 +63,8 @@ class Rule:
       for step in setting.steps:
         batches = iter(numbers_SxB[done:step])
         params = programs.train(rule, mlp, params, done, rows, batches, lambda count: None)
-        features_DxExF = np.asarray(_features(mlp, params, episodes.x_DxExP))
-        inside = _inside(params, features_DxExF) if index == 0 else {}
+        features_DxExF = _features(mlp, params, episodes.x_DxExP, self.all_layers)
+        inside = {} if index or self.all_layers else _inside(params, features_DxExF)
         layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
         yield base.Snapshot(step, features_DxExF, inside=inside, layers=layers)
         done = step
@@ -74,10 +76,20 @@ class Rule:
     return 90.0 * setting.size * setting.steps[-1]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RuleLayers(Rule):
+  """What the rule trains, read from all layers: a linear model may use what each one has."""
+
+  all_layers = True
+  label = "the rule, all layers"
+  about = "the same; features = inputs and all layers side by side"
+
+
 @dataclasses.dataclass(frozen=True)
 class Untrained:
   """The base model as drawn: the same weights that the rule starts from."""
 
+  all_layers: ClassVar[bool] = False
   label = "random initialisation"
   about = "the untrained base model with a trained probe"
   source = "Metz et al. 2019"
@@ -90,7 +102,8 @@ class Untrained:
     def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
       params = _initial(mlp, base.seed_keys(setting, index)[0])
       layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
-      yield base.Snapshot(0, np.asarray(_features(mlp, params, episodes.x_DxExP)), layers=layers)
+      features_DxExF = _features(mlp, params, episodes.x_DxExP, self.all_layers)
+      yield base.Snapshot(0, features_DxExF, layers=layers)
 
     return fit
 
@@ -99,13 +112,36 @@ class Untrained:
     return 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class UntrainedLayers(Untrained):
+  """All layers of the base model as drawn."""
+
+  all_layers = True
+  label = "random initialisation, all layers"
+  about = "the untrained base model; features = inputs and all layers side by side"
+  source = "-"
+
+
 _initial = jax.jit(MLP.init, static_argnums=0)
 
 
+def _features(mlp: MLP, params: Params, x_DxExP: np.ndarray, all_layers: bool) -> np.ndarray:
+  """Of each draw's examples, normalised by their own statistics."""
+  return np.asarray((_side_by_side if all_layers else _embedding)(mlp, params, x_DxExP))
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _features(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
-  """The embedding of each draw's examples, normalised by their own statistics."""
+def _embedding(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
   return jax.lax.map(lambda x_ExP: mlp.features(params, x_ExP), x_DxExP)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _side_by_side(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
+  def one(x_ExP: jax.Array) -> jax.Array:
+    layers = [layer.x for layer in mlp.apply(params, x_ExP).layers]
+    return frozen.side_by_side(x_ExP, frozen.centred(x_ExP), layers)
+
+  return jax.lax.map(one, x_DxExP)
 
 
 @functools.partial(jax.jit, static_argnums=0)
