@@ -82,7 +82,7 @@ class RuleLayers(Rule):
 
   all_layers = True
   label = "the rule, all layers"
-  about = "the same; features = inputs and all layers side by side"
+  about = "the learned unsupervised update; features = inputs and all layers side by side"
 
 
 @dataclasses.dataclass(frozen=True)
