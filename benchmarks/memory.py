@@ -10,8 +10,6 @@ at its most and now. `trainer.max_programs` bounds those that are kept.
 
 import argparse
 import json
-import resource
-import sys
 import time
 
 import jax
@@ -26,9 +24,7 @@ from unsup_rule.plugin.distribution import task_distribution
 
 def _megabytes() -> tuple[float, float]:
   """Memory at most, and now."""
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  most = peak * (1 if sys.platform == "darwin" else 1024)
-  return most / 1e6, psutil.Process().memory_info().rss / 1e6
+  return memory.peak_bytes() / 1e6, psutil.Process().memory_info().rss / 1e6
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import stat
 import struct
 import tempfile
 import tokenize
@@ -150,13 +151,22 @@ def private_folder(path: str | os.PathLike) -> pathlib.Path:
   """Makes a folder that its owner alone may use, and returns its path.
 
   Raises:
-    UnsupRuleError: it cannot be made, or belongs to somebody else.
+    UnsupRuleError: it cannot be made, belongs to somebody else, others could write into it until
+      now, or somebody else could put another in its place.
   """
   folder = pathlib.Path(path)
   try:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != user_number() or folder.is_symlink():
       raise UnsupRuleError(f"{folder} belongs to another user; remove it or choose another folder")
+    if os.name == "posix" and folder.stat().st_mode & 0o022:
+      raise UnsupRuleError(f"others may write into {folder}; remove it or choose another folder")
+    for above in (*folder.absolute().parents, *folder.resolve().parents):
+      if not _is_safe(above):
+        raise UnsupRuleError(
+          f"{above} belongs to another user, or others may write there; choose another folder than "
+          f"{folder}"
+        )
     folder.chmod(0o700)
   except OSError as error:
     raise UnsupRuleError(
@@ -165,7 +175,19 @@ def private_folder(path: str | os.PathLike) -> pathlib.Path:
   return folder
 
 
+def _is_safe(folder: pathlib.Path) -> bool:
+  """Whether nobody but its owner's user and the system can exchange what lies in a folder."""
+  if os.name != "posix":
+    return True
+  owners = {folder.lstat().st_uid, folder.stat().st_uid}
+  mode = folder.stat().st_mode
+  shared = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
+  return owners <= {0, user_number()} and not shared
+
+
 def _sync_folder(folder: pathlib.Path) -> None:
+  if os.name == "nt":  # Windows opens no folders.
+    return
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(descriptor)

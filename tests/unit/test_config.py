@@ -99,6 +99,9 @@ def test_a_binding_stays_on_one_line(tmp_path):
       "a.gin line 2: imports 'os', whose code would run; if you trust the file, allow it with",
     ),
     ("from shutil import rmtree", "a.gin line 2: imports 'shutil', whose code would run"),
+    ("import \\\n  os", "a.gin line 2: imports 'os', whose code would run"),
+    ("from __gin__ import dynamic_registration", "a.gin line 2: imports '__gin__', whose"),
+    ("include \\\n'b.gin'", "a.gin line 2: write an include and its path, in quotes, on one line"),
     ("import unsup_rule.none", "a.gin line 2: No module named 'unsup_rule.none'"),
     ("zzz_qqq.x = 1", "No configurable matching 'zzz_qqq'; check the spelling, or import"),
     ("run_train.num_steps = %stepz\nsteps = 3", "macro %stepz has no value; did you mean 'steps'?"),
@@ -125,6 +128,26 @@ def test_missing_file_names_the_nearest(tmp_path, monkeypatch):
     UnsupRuleError, match=r"^no gin file 'gin/latpop.gin'; did you mean 'gin/laptop.gin'\?$"
   ):
     gin_files.parse(["gin/latpop.gin"])
+
+
+def test_a_folder_is_no_gin_file(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "x.gin").mkdir()
+  with pytest.raises(UnsupRuleError, match=r"gin file 'x\.gin' is a folder; give a file in it"):
+    gin_files.parse(["x.gin"])
+
+
+def test_dynamic_registration_is_for_those_who_allow_it(tmp_path):
+  text = "from __gin__ import dynamic_registration\nfrom unsup_rule.meta import heldout\n"
+  path = _write(tmp_path / "a.gin", text + "heldout.HeldOut.seeds = 3\n")
+  with pytest.raises(UnsupRuleError, match="allow it with --gin_import=__gin__"):
+    gin_files.parse([path])
+  gin_files.parse([path], [], ["__gin__.dynamic_registration"])
+  assert gin.query_parameter("HeldOut.seeds") == 3
+  gin.clear_config()
+  path = _write(tmp_path / "b.gin", text + "os.system.command = 3\n")
+  with pytest.raises(UnsupRuleError, match="'os'"):
+    gin_files.parse([path], [], ["__gin__"])
 
 
 def test_missing_optimizer_and_missing_import():

@@ -65,9 +65,10 @@ def test_nothing_is_promoted_implicitly(strict):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
-def test_training_under_x64_is_refused_in_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("command", [["train"], ["launch", "--workers=1"]])
+def test_training_under_x64_is_refused_in_one_line(command, tmp_path, capsys):
   with jax.enable_x64():
-    code = main(["train", "--config_file=smoke.gin", f"--train_log_dir={tmp_path}"])
+    code = main([*command, "--config_file=smoke.gin", f"--train_log_dir={tmp_path}"])
   assert code == 2
   assert (
     capsys.readouterr()

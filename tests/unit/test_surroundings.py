@@ -109,6 +109,35 @@ def test_files_are_utf8_whatever_the_locale(tmp_path):
   assert r"Gr\xf6\xdfen" in done.stdout
 
 
+def test_what_is_said_about_a_rule_is_utf8_whatever_the_locale(tmp_path):
+  code = "import sys; from unsup_rule.cli.main import main; sys.exit(main(sys.argv[1:]))"
+  arguments = ["export", "--rule=unsup_1_small", "--about=Größen", f"--out={tmp_path}/a.npz"]
+  done = subprocess.run(
+    [sys.executable, "-c", code, *arguments],
+    capture_output=True,
+    env=os.environ
+    | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)},
+  )
+  assert done.returncode == 0, done.stderr
+  assert "Größen" in unsup_rule.pretrained(tmp_path / "a.npz").card
+  assert "Größen" in (tmp_path / "a.md").read_text(encoding="utf-8")
+
+
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+  (tmp_path / "gone").mkdir()
+  monkeypatch.chdir(tmp_path / "gone")
+  (tmp_path / "gone").rmdir()
+  assert main(["rules"]) == 2
+  assert "the current folder is not there any more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "some"])
+def test_hours_are_numbers(value, capsys):
+  with pytest.raises(SystemExit):
+    main(["export", "--rule=unsup_1_small", "--out=x.npz", f"--core-hours={value}"])
+  assert "--core-hours" in capsys.readouterr().err
+
+
 def test_a_gin_file_may_begin_with_a_byte_order_mark(tmp_path):
   (tmp_path / "a.gin").write_bytes(b"\xef\xbb\xbfrun_train.num_steps = 3\n")
   assert "num_steps = 3" in gin_files.parse([str(tmp_path / "a.gin")])
@@ -179,14 +208,46 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch, capsys):
     ({"cpu.max": "150000 100000\n"}, 1.5),
     ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "50000"}, 4.0),
     ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "50000"}, math.inf),
+    ({"cpu.max": "50000 0\n"}, math.inf),
+    ({"cpu.max": "two 100000\n"}, math.inf),
+    ({"own": "0::/job/step\n", "job/cpu.max": "30000 20000\n"}, 1.5),
+    ({"own": "0::/job\n", "job/cpu.max": "max 100000\n", "cpu.max": "100000 50000\n"}, 2.0),
+    ({"own": "0::/job\n", "other/cpu.max": "10000 100000\n"}, math.inf),
+    ({"own": "0::/../up\n", "up/cpu.max": "10000 100000\n"}, math.inf),
+    (
+      {
+        "own": "3:memory:/a\n2:cpu,cpuacct:/job\n",
+        "cpu/job/cpu.cfs_quota_us": "100000",
+        "cpu/job/cpu.cfs_period_us": "40000",
+      },
+      2.5,
+    ),
   ],
 )
 def test_quotas_of_containers(tmp_path, files, expected):
   for name, text in files.items():
     path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-  assert cores.quota(tmp_path) == expected
+  assert cores.quota(tmp_path, tmp_path / "own") == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_folder_that_others_could_exchange_is_not_private(tmp_path, monkeypatch):
+  assert storage.private_folder(tmp_path / "a" / "b").is_dir()
+  (tmp_path / "a" / "b").chmod(0o777)
+  with pytest.raises(UnsupRuleError, match=r"others may write into .*/a/b; remove it"):
+    storage.private_folder(tmp_path / "a" / "b")
+  (tmp_path / "a").chmod(0o777)
+  with pytest.raises(UnsupRuleError, match="/a belongs to another user, or others may write there"):
+    storage.private_folder(tmp_path / "a" / "c")
+  (tmp_path / "a").chmod(0o1777)  # As the temporary folder: nobody removes what is another's.
+  assert storage.private_folder(tmp_path / "a" / "c").is_dir()
+  (tmp_path / "link").symlink_to(tmp_path / "a")
+  assert storage.private_folder(tmp_path / "link" / "c").is_dir()
+  monkeypatch.setattr(storage, "user_number", lambda: os.getuid() + 1)
+  with pytest.raises(UnsupRuleError, match="belongs to another user"):
+    storage.private_folder(tmp_path / "a" / "c")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give it back")

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import io
 import json
 import pickle
@@ -18,7 +19,7 @@ import unsup_rule
 from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import provenance
-from unsup_rule.meta import gin_files, run_folder, settings
+from unsup_rule.meta import checkpoint, gin_files, run_folder, settings
 from unsup_rule.meta.checkpoint import load_theta
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.weights.archive import Archive, Use, digest
@@ -306,6 +307,32 @@ def test_every_shipped_rule_has_a_card():
     assert rule.sha256 in rule.card
     assert {"gin", "data_sets", "commit", "seed"} <= set(rule.provenance)
     assert {"core_hours", "gpu_minutes"} & set(rule.provenance)
+
+
+@pytest.mark.parametrize(
+  "summary", ['{"seconds": "x"}', '{"heldout_accuracy_after": [0.8]}', "[]", "{"]
+)
+def test_a_summary_that_is_not_one_is_one_line(summary, tmp_path, capsys):
+  folder = rule_folder(tmp_path / "run")
+  (folder / "summary.json").write_text(summary)
+  assert main(["export", f"--rule={folder}", f"--out={tmp_path}/x.npz"]) == 2
+  assert "summary.json is damaged" in capsys.readouterr().err
+  assert not (tmp_path / "x.npz").exists()
+
+
+def test_params_are_checked_by_the_summary(tmp_path):
+  theta = {"linear": {"w": np.ones((2, 3), np.float32)}}
+  checkpoint.save_params(tmp_path, theta, 1)
+  content = bytearray((tmp_path / "params").read_bytes())
+  load_theta(tmp_path, theta)  # No summary, as of a run that goes on: nothing to check it by.
+  digest = hashlib.sha256(content).hexdigest()
+  (tmp_path / "summary.json").write_text(json.dumps({"params_sha256": digest, "seconds": 1.0}))
+  np.testing.assert_array_equal(load_theta(tmp_path, theta)["linear"]["w"], theta["linear"]["w"])
+  at = bytes(content).index(np.float32(1).tobytes())
+  content[at] ^= 1
+  (tmp_path / "params").write_bytes(content)
+  with pytest.raises(UnsupRuleError, match=r"params is not what summary\.json says of it"):
+    load_theta(tmp_path / "params", theta)
 
 
 def test_theta_of_a_folder_fits_load_theta(path, tmp_path):

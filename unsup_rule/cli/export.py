@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import math
+import os
 import pathlib
 import subprocess
 from collections.abc import Sequence
@@ -54,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--about", help="a sentence or two for the model card")
   parser.add_argument("--steps", type=int, help="applications that the rule is at its best with")
   parser.add_argument("--batch-size", type=int, help="examples of one application")
-  parser.add_argument("--core-hours", type=float, help="that meta-training took of processors")
-  parser.add_argument("--gpu-minutes", type=float, help="that meta-training took of GPUs")
+  parser.add_argument("--core-hours", type=_amount, help="that meta-training took of processors")
+  parser.add_argument("--gpu-minutes", type=_amount, help="that meta-training took of GPUs")
   parser.add_argument("--commit", help="that it was trained at (default: of this checkout)")
 
 
@@ -89,7 +91,7 @@ def _asked(arguments: argparse.Namespace, name: str) -> Pretrained:
   rule = averaged([pretrained(rule) for rule in arguments.rule])
   use = {"steps": arguments.steps, "batch_size": arguments.batch_size}
   told = {
-    "about": arguments.about,
+    "about": _text(arguments.about),
     "core_hours": arguments.core_hours,
     "gpu_minutes": arguments.gpu_minutes,
     "commit": arguments.commit or rule.provenance.get("commit") or _commit(),
@@ -101,6 +103,19 @@ def _asked(arguments: argparse.Namespace, name: str) -> Pretrained:
     use=dataclasses.replace(rule.use, **{k: v for k, v in use.items() if v is not None}),
     provenance=rule.provenance | {k: v for k, v in told.items() if v is not None},
   )
+
+
+def _text(argument: str | None) -> str | None:
+  """What was typed, in UTF-8 also where the locale says that all is ASCII."""
+  return None if argument is None else os.fsencode(argument).decode(errors="replace")
+
+
+def _amount(value: str) -> float:
+  """A number of hours or minutes, for argparse."""
+  amount = float(value)
+  if not 0 <= amount < math.inf:
+    raise ValueError(value)
+  return amount
 
 
 def _write(rule: Pretrained, out: pathlib.Path) -> None:
@@ -116,7 +131,7 @@ def _write(rule: Pretrained, out: pathlib.Path) -> None:
   rule.write(out)
   try:
     storage.write_text(out.with_suffix(".md"), _card(rule))
-  except UnsupRuleError:
+  except BaseException:
     out.unlink()  # Else the same command would be refused once there is room.
     raise
 

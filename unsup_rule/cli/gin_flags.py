@@ -2,6 +2,8 @@
 
 import argparse
 
+from unsup_rule.errors import UnsupRuleError
+
 
 def add_arguments(
   parser: argparse.ArgumentParser, example: str, config_file: str = "gin file"
@@ -20,4 +22,18 @@ def add_arguments(
   ):
     parser.add_argument(
       flag, action="append", default=[], metavar=metavar, help=f"{text} (repeatable)"
+    )
+
+
+def check_precision() -> None:
+  """Refuses to meta-train where jax computes in float64.
+
+  Raises:
+    UnsupRuleError: it does.
+  """
+  import jax  # Slow to import, and of no use to most commands.
+
+  if jax.config.read("jax_enable_x64"):
+    raise UnsupRuleError(
+      "JAX_ENABLE_X64 is set, and learned_optimization's estimators compute in float32; unset it"
     )

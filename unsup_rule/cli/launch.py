@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     raise UnsupRuleError("nothing to train; give a gin file with --config_file")
   if arguments.workers < 1:
     raise UnsupRuleError(f"--workers is {arguments.workers}; give at least 1")
+  gin_flags.check_precision()
   from unsup_rule.distributed import cluster
 
   cluster.check_installed()

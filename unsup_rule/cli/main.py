@@ -37,9 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):  # Not all cards are ASCII.
       stream.reconfigure(errors="backslashreplace")
-  # As `python -m` does: modules of --gin_import may lie in the current folder.
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())
+  try:
+    # As `python -m` does: modules of --gin_import may lie in the current folder.
+    if os.getcwd() not in sys.path:
+      sys.path.append(os.getcwd())
+  except FileNotFoundError:
+    return _failed("the current folder is not there any more; change to another")
   try:
     return _run(_arguments(argv))
   except UnsupRuleError as error:

@@ -29,8 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
   folder = pathlib.Path(arguments.train_log_dir)
   if not arguments.config_file and not arguments.gin_bindings:
     raise UnsupRuleError("nothing to train; give a gin file with --config_file")
-  import jax
-
   # Before the slow imports, so that a folder that cannot be written shows at once.
   with lock.exclusive(folder):
     pass
@@ -40,10 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
   text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
   cores.as_devices(at_most=estimators.most_groups())
   heldout.check_configuration()
-  if jax.config.read("jax_enable_x64"):
-    raise UnsupRuleError(
-      "JAX_ENABLE_X64 is set, and learned_optimization's estimators compute in float32; unset it"
-    )
+  gin_flags.check_precision()
   loop.train(folder, settings.read(text, arguments.gin_import))
   progress.say(summary.describe(folder), sys.stdout)
   return 0

@@ -5,6 +5,7 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from unsup_rule import storage
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     recompute = functools.partial(trace.recompute_update, jit=jit)
   if arguments.theta is not None:
     given = trace.with_theta(given, _theta(arguments.theta, path, given))
+  jax.devices()  # What it computes on must be there: else the recording would be blamed.
   try:
     actual, noise = trace.with_noise(recompute, given)
     comparisons = trace.compare(expected, actual, noise)

@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -22,6 +20,7 @@ from unsup_rule.distributed.run_files import RunFiles
 from unsup_rule.distributed.server import GradientServer, StopRequested
 from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import memory
 from unsup_rule.meta import checkpoint, curve, run_folder, settings, summary
 
 _LOOK_SECONDS = 0.2
@@ -217,9 +216,8 @@ class Learner:
     )
 
   def _about(self) -> Report:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-      "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+      "peak_memory_bytes": memory.peak_bytes(),
       "pid": os.getpid(),
       "bindings": list(self.server.bindings),
       **self.files.about(),

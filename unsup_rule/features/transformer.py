@@ -286,6 +286,8 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
   def _hidden(self) -> tuple[int, ...]:
     given: Any = self.hidden
+    if not isinstance(given, numbers.Integral) and np.ndim(given) != 1:
+      raise UnsupRuleError(f"hidden is {given!r}; give a number of units, or a list of them")
     widths = (given,) if isinstance(given, numbers.Integral) else tuple(given)
     for width in widths:
       if not isinstance(width, numbers.Integral) or isinstance(width, bool) or width < 1:

@@ -15,17 +15,43 @@ def available() -> int:
   return max(1, math.ceil(min(allowed or 1, quota())))
 
 
-def quota(root: pathlib.Path = pathlib.Path("/sys/fs/cgroup")) -> float:
-  """Cores' worth of time that Linux's control groups (version 2 or 1) allow; inf for no limit."""
+def quota(
+  root: pathlib.Path = pathlib.Path("/sys/fs/cgroup"),
+  own: pathlib.Path = pathlib.Path("/proc/self/cgroup"),
+) -> float:
+  """Cores' worth of time that Linux's control groups (version 2 or 1) allow; inf for no limit.
+
+  Args:
+    root: where they are mounted.
+    own: says which group this process is in; those above it count too.
+  """
   try:
-    if (root / "cpu.max").exists():
-      most, period = (root / "cpu.max").read_text(encoding="utf-8").split()
+    lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    groups = {name: path for _, names, path in lines for name in names.split(",")}
+  except (OSError, ValueError):
+    groups = {}
+  folders = [*_with_parents(root, groups.get("", "/"))]
+  folders += _with_parents(root / "cpu", groups.get("cpu", "/"))
+  return min(map(_quota_of, folders))
+
+
+def _with_parents(root: pathlib.Path, group: str) -> list[pathlib.Path]:
+  """The folders of a group and of those above it, up to the root."""
+  inside = pathlib.PurePosixPath(group.lstrip("/"))
+  return [root / one for one in (inside, *inside.parents) if ".." not in one.parts]
+
+
+def _quota_of(folder: pathlib.Path) -> float:
+  """Of one group, by the files of version 2 or 1."""
+  try:
+    if (folder / "cpu.max").exists():
+      most, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
     else:
       most, period = (
-        (root / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip()
+        (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip()
         for name in ("quota", "period")
       )
-    return float(most) / float(period) if float(most) > 0 else math.inf
+    return float(most) / float(period) if float(most) > 0 < float(period) else math.inf
   except (OSError, ValueError):  # No control groups, or "max".
     return math.inf
 

@@ -21,6 +21,7 @@ from learned_optimization.outer_trainers import gradient_learner
 from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import trees
+from unsup_rule.weights import run_folder
 
 State = dict[str, Any]  # nested, of arrays, numbers and strings
 
@@ -52,16 +53,18 @@ def load_theta(path: str | pathlib.Path, like_theta: MetaParams) -> MetaParams:
     UnsupRuleError: no such file, a damaged one, a tree that does not fit (names the first leaf
       that differs), or values that are not finite.
   """
-  path = pathlib.Path(path)
+  path = storage.expanded(path)
   if path.is_dir():
     path = path / "params"
   try:
-    content = path.read_bytes()
+    with reading.opened(path) as stream:
+      content = stream.read()
   except OSError as error:
     raise UnsupRuleError(
       f"cannot read theta from {path}: {error.strerror}; give a params file or "
       "a folder that holds one"
     ) from error
+  run_folder.check_params(path.parent, content)
   try:
     found = flax.serialization.msgpack_restore(content)["params"]
     # flax keeps trees as dictionaries of strings, and that is what the leaves are named after.

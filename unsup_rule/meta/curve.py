@@ -134,7 +134,11 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   import matplotlib.figure
 
   folder = pathlib.Path(folder)
-  columns = read(folder)
+  try:
+    columns = read(folder)
+  except UnsupRuleError as error:  # It is there to be looked at: no run ends for it.
+    warnings.warn(f"no curve is drawn: {error}", stacklevel=2)
+    return
   steps = columns["step"]
   sources = [name for name in columns if name.startswith(SOURCE_PREFIX)]
   sources = sources if len(sources) > 1 else []

@@ -20,6 +20,7 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
+from gin import config_parser
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
@@ -51,8 +52,8 @@ REGISTERED_MODULES = (
 _GIN: Any = gin_config
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""")
-_IMPORT = re.compile(r"^\s*(?:import|from)\s+([\w.]+)")
-_OURS = ("unsup_rule", "learned_optimization", "__gin__")  # what a gin file may import unasked
+_OURS = ("unsup_rule", "learned_optimization")  # what a gin file may import unasked
+_GIN_ITSELF = "__gin__"  # Its dynamic registration reaches whatever a module has imported.
 _may_import: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
   "may_import", default=frozenset()
 )
@@ -73,6 +74,7 @@ _PARSE_ERRORS = (
   OSError,
   RuntimeError,
   AttributeError,
+  NameError,
   tokenize.TokenError,
 )
 
@@ -125,7 +127,8 @@ def _prepare(imports: Sequence[str]) -> None:
   for module in REGISTERED_MODULES:
     importlib.import_module(module)
   for module in imports:
-    _import(module)
+    if module.split(".")[0] != _GIN_ITSELF:
+      _import(module)
   _may_import.set(frozenset(imports))
   # In front: a reader that gin brings along logs an error for each path that is not a file.
   if _READER not in _GIN._FILE_READERS:
@@ -236,6 +239,8 @@ def _find(path: str, including: str | None, where: str) -> str:
   for folder in folders:
     if (folder / path).is_file():
       return str((folder / path).resolve())
+    if path and (folder / path).is_dir():
+      raise UnsupRuleError(f"gin file {str(path)!r} is a folder; give a file in it")
   wanted = pathlib.Path(path)
   names = {
     str(wanted.parent / found.name): None
@@ -262,21 +267,44 @@ def _open(path: str) -> _NamedText:
 
 def _checked(text: str, real: str) -> _NamedText:
   """A file's text for gin, unless it would run code that nobody asked for."""
-  lines = []
-  for number, line in enumerate(text.splitlines(), start=1):
-    if found := _IMPORT.match(line):
-      _check_import(found[1], f"{os.path.relpath(real)} line {number}")
-    if match := _INCLUDE.match(line):
-      found = _find(match[3], real, f"{os.path.relpath(real)} line {number}")
-      line = f"{match[1]}{_SCHEME + found!r}{line[match.end() :]}"
-    lines.append(line)
-  return _NamedText("\n".join(lines) + "\n", os.path.relpath(real))
+  name = os.path.relpath(real)
+  lines = text.splitlines()
+  for statement in _statements(text):
+    if not isinstance(statement, (config_parser.ImportStatement, config_parser.IncludeStatement)):
+      continue
+    index = statement.location.line_num - 1
+    where = f"{name} line {index + 1}"
+    if isinstance(statement, config_parser.ImportStatement):
+      _check_import(statement, where)
+    elif (match := _INCLUDE.match(lines[index])) and match[3] == statement.filename:
+      found = _find(match[3], real, where)
+      lines[index] = f"{match[1]}{_SCHEME + found!r}{lines[index][match.end() :]}"
+    else:
+      raise UnsupRuleError(f"{where}: write an include and its path, in quotes, on one line")
+  return _NamedText("\n".join(lines) + "\n", name)
 
 
-def _check_import(module: str, where: str) -> None:
+class _Nothing(config_parser.ParserDelegate):
+  """Has gin's parser look nothing up."""
+
+  def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> None:
+    """Of `@name`."""
+
+  def macro(self, macro_name: str) -> None:
+    """Of `%name`."""
+
+
+def _statements(text: str) -> Iterator[object]:
+  """What gin's own parser finds, up to where it stops: what follows is not carried out either."""
+  with contextlib.suppress(*_PARSE_ERRORS):
+    yield from config_parser.ConfigParser(text, _Nothing())
+
+
+def _check_import(statement: config_parser.ImportStatement, where: str) -> None:
   """Refuses a gin file that would run code which nobody asked for."""
-  allowed = {*_OURS, *_may_import.get()}
-  if not any(module == one or module.startswith(f"{one.removesuffix('.*')}.") for one in allowed):
+  full, allowed = statement.module, {*_OURS, *_may_import.get()}
+  if not any(full == one or full.startswith(f"{one.removesuffix('.*')}.") for one in allowed):
+    module = full.rpartition(".")[0] if statement.is_from else full
     raise UnsupRuleError(
       f"{where}: imports {module!r}, whose code would run; if you trust the file, allow it with "
       f"--gin_import={module}"

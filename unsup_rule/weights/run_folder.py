@@ -5,6 +5,7 @@ adds what was measured.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -30,7 +31,8 @@ def read(folder: str | os.PathLike) -> Archive:
       "earlier version, or a run with another optimizer in it, left in params is for load_theta"
     )
   rule = Archive.read(path)
-  return dataclasses.replace(rule, provenance=rule.provenance | _summary(path.parent))
+  known = {name: value for name, value in _summary(path.parent).items() if name != DIGEST}
+  return dataclasses.replace(rule, provenance=rule.provenance | known)
 
 
 def write(folder: str | os.PathLike, rule: Archive) -> None:
@@ -38,11 +40,28 @@ def write(folder: str | os.PathLike, rule: Archive) -> None:
   rule.write(pathlib.Path(folder) / _NAME)
 
 
+def check_params(folder: pathlib.Path, content: bytes) -> None:
+  """Checks a `params` file by what `summary.json` says of it; its own format has no checksum.
+
+  Raises:
+    UnsupRuleError: one of the two is damaged. A folder without a summary passes.
+  """
+  expected = _summary(folder).get(DIGEST)
+  if expected not in (None, hashlib.sha256(content).hexdigest()):
+    raise UnsupRuleError(
+      f"{folder / 'params'} is not what summary.json says of it; restore it from a copy, or train "
+      "again"
+    )
+
+
 def _summary(folder: pathlib.Path) -> dict[str, object]:
   """What `summary.json` says; an unfinished or imported run has none."""
   path = folder / "summary.json"
   try:
     summary = json.loads(reading.text(path)) if path.exists() else {}
-    return {n: value for n, value in summary.items() if value is not None and n != DIGEST}
+    for name, value in summary.items():
+      if value is not None and not isinstance(value, str if name == DIGEST else (int, float)):
+        raise ValueError(f"{name} is {value!r}")
+    return {name: value for name, value in summary.items() if value is not None}
   except storage.DAMAGE as error:
     raise UnsupRuleError(f"{path} is damaged; remove it, or finish the run again") from error
