@@ -193,7 +193,9 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
       for stack in self.network_
       for pair in zip(np.asarray(stack.w), np.asarray(stack.b), strict=True)
     ]
-    plain = Plain.of(mean, scale, layers, self.mlp_.nonlinearity, self._inputs)
+    beside = self._inputs
+    inputs = None if beside is None else (np.asarray(beside.mean), np.asarray(beside.scale))
+    plain = Plain.of(mean, scale, layers, self.mlp_.nonlinearity, inputs)
     return importlib.import_module(f"unsup_rule.exports.{framework}_model").build(plain)
 
   def _unfitted(self) -> "UnsupervisedFeatures":

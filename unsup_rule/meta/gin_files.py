@@ -269,9 +269,7 @@ def _checked(text: str, real: str) -> _NamedText:
   """A file's text for gin, unless it would run code that nobody asked for."""
   name = os.path.relpath(real)
   lines = text.splitlines()
-  for statement in _statements(text):
-    if not isinstance(statement, (config_parser.ImportStatement, config_parser.IncludeStatement)):
-      continue
+  for statement in _imports_and_includes(text):
     index = statement.location.line_num - 1
     where = f"{name} line {index + 1}"
     if isinstance(statement, config_parser.ImportStatement):
@@ -294,10 +292,15 @@ class _Nothing(config_parser.ParserDelegate):
     """Of `%name`."""
 
 
-def _statements(text: str) -> Iterator[object]:
-  """What gin's own parser finds, up to where it stops: what follows is not carried out either."""
+def _imports_and_includes(
+  text: str,
+) -> Iterator[config_parser.ImportStatement | config_parser.IncludeStatement]:
+  """As gin's own parser finds them, up to where it stops: it carries out no more either."""
+  wanted = (config_parser.ImportStatement, config_parser.IncludeStatement)
   with contextlib.suppress(*_PARSE_ERRORS):
-    yield from config_parser.ConfigParser(text, _Nothing())
+    for statement in config_parser.ConfigParser(text, _Nothing()):
+      if isinstance(statement, wanted):
+        yield statement
 
 
 def _check_import(statement: config_parser.ImportStatement, where: str) -> None:
