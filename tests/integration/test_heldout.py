@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta.heldout import HeldOut
 
 
@@ -87,6 +88,11 @@ def test_mean_and_standard_error_over_seeds(measured):
   assert measured[1.0]["accuracy"] == pytest.approx(sum(accuracies) / 4)
   squares = sum((a - sum(accuracies) / 4) ** 2 for a in accuracies)
   assert measured[1.0]["standard_error"] == pytest.approx((squares / 3 / 4) ** 0.5)
+
+
+def test_one_base_model_has_no_standard_error():
+  with pytest.raises(UnsupRuleError, match=r"HeldOut\.seeds is 1; a standard error needs at least"):
+    HeldOut(**{**SETTINGS, "seeds": 1})
 
 
 def test_another_seed(measured):

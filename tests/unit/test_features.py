@@ -360,6 +360,11 @@ def test_two_equal_rows_at_the_end_do_no_harm(rule):
   np.testing.assert_allclose(model.transform(X), before, atol=0.05 * np.abs(before).max())
 
 
+@pytest.mark.parametrize(("n_inputs", "most"), [(1, 4096), (16_384, 4096), (100_000, 671)])
+def test_a_sample_of_long_rows_is_small(n_inputs, most):
+  assert Sample(n_inputs).most == most
+
+
 def test_the_sample_is_of_all_rows_alike(rule):
   rows = np.arange(20_000.0)[:, None]
   random, parts = np.random.RandomState(0), Sample(1)

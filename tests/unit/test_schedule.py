@@ -181,6 +181,8 @@ def test_a_step_of_another_optimizer_rests_at_the_same_biases(smallest_theta, x)
   ("settings", "message"),
   [
     ({"hidden_bias": float("inf")}, "hidden_bias is inf; give a finite number"),
+    ({"learning_rate": float("inf")}, "learning_rate is inf; give a positive number"),
+    ({"decay_steps": float("nan")}, "decay_steps is nan; give a positive number"),
     ({"embedding_bias": "6"}, "embedding_bias is '6'; give a finite number"),
     ({"shuffle_inputs": 1}, "shuffle_inputs is 1; give True or False"),
   ],

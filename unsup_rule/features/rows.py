@@ -10,6 +10,7 @@ from unsup_rule.errors import UnsupRuleError
 
 # Rows that the frozen statistics are taken over, at most.
 SAMPLED = 4096
+_SAMPLED_NUMBERS = 2**26  # of all of them; half a gigabyte
 # Squares of what the network computes with must be float32 numbers, and sums of them.
 _LARGEST = 1e15
 
@@ -59,23 +60,25 @@ class Sample:
   It depends on the rows and their order, and not on how they were cut into calls.
 
   Attributes:
-    rows: those of the sample, [at most SAMPLED, n_0].
+    most: rows of a full one: SAMPLED, or fewer where each has more than 16,384 columns.
+    rows: those of the sample, [at most `most`, n_0].
     n_seen: rows added.
   """
 
   def __init__(self, n_inputs: int):
+    self.most = max(2, min(SAMPLED, _SAMPLED_NUMBERS // max(n_inputs, 1)))
     self.rows = np.zeros((0, n_inputs))
     self.n_seen = 0
 
   def add(self, rows: Matrix, random: np.random.RandomState) -> None:
     """Adds rows."""
     n = rows.shape[0]  # pyright: ignore[reportOptionalSubscript]
-    room = min(SAMPLED - len(self.rows), n)
+    room = min(self.most - len(self.rows), n)
     if room:
       self.rows = np.concatenate([self.rows.astype(rows.dtype), dense(rows[:room])])
     numbers = np.arange(room, n)
     places = np.floor(random.random_sample(n - room) * (self.n_seen + numbers + 1)).astype(int)
-    taken = places < SAMPLED
+    taken = places < self.most
     # Where two rows take one place, the later one stays.
     self.rows[places[taken]] = dense(rows[numbers[taken]])  # pyright: ignore[reportOptionalSubscript]
     self.n_seen += n

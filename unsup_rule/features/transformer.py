@@ -22,7 +22,7 @@ from unsup_rule import extras, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.exports.network import Plain
 from unsup_rule.features import programs
-from unsup_rule.features.rows import SAMPLED, Matrix, Sample, check_size, dense, joined
+from unsup_rule.features.rows import Matrix, Sample, check_size, dense, joined
 from unsup_rule.rule.mlp import MLP, NONLINEARITIES
 from unsup_rule.weights.pretrained import Pretrained, pretrained
 
@@ -32,9 +32,9 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
   `fit` draws random batches of rows and applies the rule to each. `transform` embeds each row by
   itself, deterministically: the model that the rule trains normalises every layer with the
-  statistics of its batch, and `fit` ends by freezing them to those of (up to) 4,096 training rows
-  under the final weights. On a large batch the two are nearly the same. A call that fails, or is
-  interrupted, leaves the estimator as it was.
+  statistics of its batch, and `fit` ends by freezing them to those of (up to) 4,096 training rows,
+  fewer where a row has more than 16,384 columns, under the final weights. On a large batch the two
+  are nearly the same. A call that fails, or is interrupted, leaves the estimator as it was.
 
   X is an array or a sparse matrix, whose rows are made dense a few batches at a time.
 
@@ -119,8 +119,8 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     X = new._validated(X, reset=True)
     rule = new._begin(X.shape[1])
     n_rows = X.shape[0]
-    for start in range(0, n_rows, SAMPLED):
-      new._count(X[start : start + SAMPLED])
+    for start in range(0, n_rows, new._sample.most):
+      new._count(X[start : start + new._sample.most])
     batches = new._batches(n_rows, min(new._batch(rule), n_rows))
     steps = rule.use.steps if self.steps is None else self.steps
     new._train(rule, new._rows(X), itertools.islice(batches, steps), steps)

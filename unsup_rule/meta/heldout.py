@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from learned_optimization.learned_optimizers.base import LearnedOptimizer, MetaParams
 
+from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import gin_files
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.tasks import fewshot
@@ -49,6 +50,10 @@ class HeldOut:
   draws: int = 10
   examples_per_class: int = 10
   seed: int = 0
+
+  def __post_init__(self):
+    if self.seeds < 2:
+      raise UnsupRuleError(f"HeldOut.seeds is {self.seeds}; a standard error needs at least 2")
 
   def __call__(self, learned_opt: LearnedOptimizer, theta: MetaParams) -> dict[str, float]:
     """Measures `theta`; the same seeds for every theta, so that differences are paired."""

@@ -49,7 +49,7 @@ class InnerSchedule:
         raise UnsupRuleError(f"UnsupervisedRule.{name} is {value!r}; give a positive number")
     for name in ("hidden_bias", "embedding_bias"):
       value = getattr(self, name)
-      if not _real(value) or not np.isfinite(value):
+      if not _real(value):
         raise UnsupRuleError(f"UnsupervisedRule.{name} is {value!r}; give a finite number")
     if not isinstance(self.shuffle_inputs, bool):
       raise UnsupRuleError(
@@ -97,4 +97,5 @@ def read_setting(text: str) -> Any:
 
 
 def _real(value: object) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return number and bool(np.isfinite(value))
