@@ -5,6 +5,7 @@ All are additions of this package (docs/rule.md, section 4.6), off by default.
 
 import ast
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -97,5 +98,6 @@ def read_setting(text: str) -> Any:
 
 
 def _real(value: object) -> bool:
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  return number and bool(np.isfinite(value))
+  if not isinstance(value, (int, float)) or isinstance(value, bool):
+    return False
+  return math.isfinite(value)
