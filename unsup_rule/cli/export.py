@@ -1,6 +1,7 @@
 """`unsup-rule export`: a meta-trained rule as one file to ship, or as a folder for the library."""
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
@@ -112,10 +113,10 @@ def _text(argument: str | None) -> str | None:
 
 def _amount(value: str) -> float:
   """A number of hours or minutes, for argparse."""
-  amount = float(value)
-  if not 0 <= amount < math.inf:
-    raise ValueError(value)
-  return amount
+  with contextlib.suppress(ValueError):
+    if 0 <= (amount := float(value)) < math.inf:
+      return amount
+  raise argparse.ArgumentTypeError(f"{value!r}; give a number from 0 up")
 
 
 def _write(rule: Pretrained, out: pathlib.Path) -> None:
