@@ -6,7 +6,6 @@ Each method runs in a process of its own, since a process's peak memory never fa
 import json
 import pathlib
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import memory
 
 N_FEATURES = 32
 _SEED = 0
@@ -125,8 +125,7 @@ def _peak_megabytes() -> float:
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
     if found:
       return int(found[1]) / 1e3
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak / (1e6 if sys.platform == "darwin" else 1e3)
+  return memory.peak_bytes() / 1e6
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from unsup_rule.evaluation.comparison import Difference, Value
 from unsup_rule.evaluation.methods import RULES
 from unsup_rule.evaluation.store import Row
 from unsup_rule.tasks.fewshot import HEADLINE
+
+T = TypeVar("T")
 
 _ARCHITECTURE = ("width", "hidden_layers", "n_outputs", "nonlinearity", "batch_size")
 _CLOSE = 0.01  # accuracy that a cheaper method may lose and still be recommended
@@ -71,8 +74,7 @@ class Headline:
   @property
   def rule(self) -> Line | None:
     """The rule's line that others are compared with."""
-    own = {line.method: line for line in self.lines if line.is_rule}
-    return next((own[name] for name in reversed(RULES) if name in own), None)
+    return _of_rule({line.method: line for line in self.lines})
 
   def strongest(self, label: str) -> Line:
     """The best method on a data set but for the rule and references."""
@@ -117,13 +119,17 @@ def _kind(row: Row) -> str:
   return "tables" if name in tables else "images"
 
 
+def _of_rule(by_method: Mapping[str, T]) -> T | None:
+  """What is there of the rule, of its reading from all layers if that was measured."""
+  return next((by_method[name] for name in reversed(RULES) if name in by_method), None)
+
+
 def _lines(rows: Sequence[Row], probe: str) -> list[Line]:
   # The same data set may be there with several numbers of seeds: the most seeds count.
   by_method: dict[str, dict[str, Row]] = {}
   for row in comparison.by_seeds(rows):
     by_method.setdefault(row["label"], {})[comparison.data_label(row)] = row
-  own = {next(iter(of.values()))["method"]: of for of in by_method.values()}
-  rule = next((own[name] for name in reversed(RULES) if name in own), {})
+  rule = _of_rule({next(iter(of.values()))["method"]: of for of in by_method.values()}) or {}
   return [line for of in by_method.values() if (line := _line(of, rule, probe)).values]
 
 

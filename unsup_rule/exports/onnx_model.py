@@ -66,7 +66,7 @@ def build(network: Plain) -> onnx.ModelProto:
     graph.nonlinearity(network.nonlinearity)
     layers.append(graph.last)
   if network.inputs is not None:
-    mean, scale = (graph.constant(np.asarray(value)) for value in network.inputs)
+    mean, scale = map(graph.constant, network.inputs)
     graph.add("Concat", graph.add("Mul", graph.add("Sub", x_0, mean), scale), *layers, axis=1)
   graph.nodes[-1].output[0] = "embedding"
   ends = {"x": len(network.mean), "embedding": network.n_outputs}

@@ -28,7 +28,7 @@ class SideBySide(nn.Module):
   def __init__(self, inputs: tuple[np.ndarray, np.ndarray], layers: Sequence[nn.Module]):
     super().__init__()
     for name, value in zip(("mean", "scale"), inputs, strict=True):
-      self.register_buffer(name, torch.tensor(np.asarray(value)))
+      self.register_buffer(name, torch.tensor(value))
     self.layers = nn.ModuleList(layers)
 
   def forward(self, x):
