@@ -177,14 +177,29 @@ class _Fit(NamedTuple):
 
 
 def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> jax.Array:
-  """(A^T A + diag(r, .., r, 0))^-1 A^T y; the last column of A is the bias, not penalised."""
-  n = a_KxF.shape[1]
+  """(A^T A + diag(r, .., r, 0))^-1 A^T y; the last column of A is all ones and not penalised."""
+  k, n = a_KxF.shape
+  if n > k:
+    return _dual_ridge_weights(a_KxF[:, :-1], y_KxY, ridge_factor)
   penalty = ridge_factor * jnp.ones((n,), a_KxF.dtype).at[-1].set(0)
-  gram_FxF = _product(a_KxF.T, a_KxF) + jnp.diag(penalty)
+  return _solution(_product(a_KxF.T, a_KxF) + jnp.diag(penalty), _product(a_KxF.T, y_KxY))
+
+
+def _dual_ridge_weights(x_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> jax.Array:
+  """The same by the K examples, which are fewer: X^T (X X^T + r)^-1 y, X and y centred."""
+  mean_F, mean_Y = jnp.mean(x_KxF, axis=0), jnp.mean(y_KxY, axis=0)
+  x_KxF = x_KxF - mean_F
+  gram_KxK = _product(x_KxF, x_KxF.T) + ridge_factor * jnp.eye(len(x_KxF), dtype=x_KxF.dtype)
+  w_FxY = _product(x_KxF.T, _solution(gram_KxK, y_KxY - mean_Y))
+  return jnp.concatenate([w_FxY, (mean_Y - _product(mean_F, w_FxY))[None]])
+
+
+def _solution(a_NxN: jax.Array, b_NxY: jax.Array) -> jax.Array:
+  """a^-1 b of a symmetric, positive a."""
   return jax.lax.custom_linear_solve(
-    lambda w_FxY: _product(gram_FxF, w_FxY),
-    _product(a_KxF.T, y_KxY),
-    lambda _, b_FxY: solve(gram_FxF, b_FxY),
+    lambda w_NxY: _product(a_NxN, w_NxY),
+    b_NxY,
+    lambda _, right_NxY: solve(a_NxN, right_NxY),
     symmetric=True,
   )
 

@@ -95,6 +95,17 @@ def test_one_base_model_has_no_standard_error():
     HeldOut(**{**SETTINGS, "seeds": 1})
 
 
+def test_all_layers(measured):
+  """Of the very same base models; their digits are told apart better by all that they hold."""
+  result = HeldOut(**SETTINGS, output="layers")(Fade(), np.float32(1.0))
+  assert result["accuracy"] == result["untrained_accuracy"]
+  assert result["accuracy"] > measured[1.0]["accuracy"] + 0.05
+  with pytest.raises(
+    UnsupRuleError, match=r"HeldOut\.output is 'all'; give 'embedding' or 'layers'"
+  ):
+    HeldOut(**SETTINGS, output="all")
+
+
 def test_another_seed(measured):
   other = HeldOut(**SETTINGS, seed=1)(Fade(), np.float32(1.0))
   assert other["accuracy"] != measured[1.0]["accuracy"]

@@ -128,6 +128,22 @@ def test_loss_is_the_probe_on_labels_and_activations_are_of_the_unlabelled_batch
   assert loss_of(params, KEY, other) == loss_of(params, jax.random.PRNGKey(1))
 
 
+def test_the_probe_may_read_all_layers(family):
+  """3x3 inputs, of variance 1 on average, five units and the embedding of four."""
+  wide = MLPTaskFamily(family.sampler, (5,), 4, output="layers")
+  task = wide.task_fn(jax.jit(wide.sample)(KEY))
+  params = drawn_weights(task.mlp, 0)
+  x, train, test = jax.jit(task.labelled)(KEY)
+  hidden, embedding = (np.asarray(layer.x) for layer in task.mlp.apply(params, x).layers)
+  inputs = (x - np.mean(x, axis=0)) / np.sqrt(np.mean(np.var(x, axis=0)))
+  features = np.concatenate([inputs, hidden, embedding], axis=1)
+  expected = task.probe(jnp.asarray(features), train, test, 3)
+  assert features.shape == (24, 18)
+  measured = jax.jit(task.measure)(params, KEY)
+  np.testing.assert_allclose(measured.loss, expected.loss, rtol=1e-4)
+  np.testing.assert_allclose(measured.ridge_w, expected.ridge_w, rtol=0, atol=1e-4)
+
+
 def test_embedding_of_another_width(rule, theta, family):
   wide = MLPTaskFamily(family.sampler, (5,), 6)
   params = drawn_weights(wide.mlp, 0)

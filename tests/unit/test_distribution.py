@@ -262,6 +262,13 @@ def test_too_few_examples_of_a_class(tmp_path, monkeypatch):
     TaskDistribution([{"name": "digits", "ways": (10, 2)}]).samplers  # noqa: B018
 
 
+def test_an_output_that_there_is_not():
+  with pytest.raises(
+    UnsupRuleError, match=r"task_distribution.output is 'layer'; give 'embedding' or 'layers'"
+  ):
+    TaskDistribution(["digits"], output="layer")
+
+
 @pytest.mark.parametrize("empty", ["sources", "depths", "widths", "nonlinearities"])
 def test_empty_lists_name_what_is_empty(empty):
   settings = {"sources": ["digits"]} | {empty: ()}

@@ -94,6 +94,20 @@ def test_fewer_ways_than_columns(options, n_regression, strict):
   np.testing.assert_allclose(padded.ridge_w[:, kept], exact.ridge_w, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("center_y", [True, False])
+@pytest.mark.parametrize("n_features", [12, 13, 60])
+def test_weights_with_as_many_features_as_examples_and_more(n_features, center_y):
+  """(A^T A + diag(r, .., r, 0))^-1 A^T y, whichever way it is solved."""
+  features, train, test = problem(n_features=n_features, n_regression=2)
+  result = RidgeProbe(0.3, center_y=center_y)(features, train, test, 3)
+  a = np.concatenate([features, np.ones((24, 1))], axis=1).astype(np.float64)
+  gram = a[:12].T @ a[:12] + 0.3 * np.diag([1.0] * n_features + [0.0])
+  w = np.linalg.solve(gram, a[:12].T @ np.asarray(result.ridge_y, np.float64))
+  np.testing.assert_allclose(result.ridge_w, w, rtol=0, atol=2e-6)
+  np.testing.assert_allclose(result.logit_test, a[12:] @ w, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(result.ridge_component, 0.3 * np.sum(w[:-1] ** 2) / 12, rtol=1e-5)
+
+
 def test_accuracy_looks_at_real_classes_only(strict):
   logits = jnp.array([[-1.0, -2.0, 0.0, 9.0], [-3.0, -2.0, 0.0, 9.0]])
   labels = jnp.array([0, 0])
@@ -150,9 +164,10 @@ def test_unit_length_of_zero_is_zero(strict):
   [{}, {"normalize_act": True}, {"test_train_scalar": 0.5}, {"hinge_loss": True}],
   ids=lambda options: "-".join(options) or "default",
 )
-def test_gradient_against_finite_differences(options):
+@pytest.mark.parametrize("n_features", [4, 15])
+def test_gradient_against_finite_differences(options, n_features):
   with jax.enable_x64():
-    features, train, test = problem(n_regression=1)
+    features, train, test = problem(n_features=n_features, n_regression=1)
     features = jnp.asarray(np.asarray(features, np.float64))
 
     @jax.jit

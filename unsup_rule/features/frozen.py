@@ -5,13 +5,13 @@ embedding depends on its neighbours. Here the statistics of a fixed set of rows 
 weights and offsets.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unsup_rule.rule.mlp import EPSILON, MLP, NONLINEARITIES, batch_mean, scan_or_call
+from unsup_rule.rule.outputs import Centred, side_by_side
 from unsup_rule.rule.structures import Params
 
 
@@ -23,25 +23,6 @@ class Affine(NamedTuple):
 
 
 Network = tuple[Affine, ...]
-
-
-class Centred(NamedTuple):
-  """How inputs stand beside the layers: (x_0 - mean) scale, of variance 1 on average."""
-
-  mean: jax.Array  # [n_0]
-  scale: jax.Array  # []
-
-
-def centred(x_BxN: jax.Array, mask_B: jax.Array | None = None) -> Centred:
-  """That of some rows [B, n_0]: one scale for all inputs, which keeps their relative sizes."""
-  mean_1xN = batch_mean(x_BxN, mask_B)
-  variance = jnp.mean(batch_mean(jnp.square(x_BxN - mean_1xN), mask_B))
-  return Centred(mean_1xN[0], jnp.where(variance > 0, jax.lax.rsqrt(variance), 1))
-
-
-def side_by_side(x_BxN: jax.Array, inputs: Centred, layers: Sequence[jax.Array]) -> jax.Array:
-  """x_0, centred, and x_1 to x_L as one array, [B, n_0 + n_1 + ... + n_L]."""
-  return jnp.concatenate([(x_BxN - inputs.mean) * inputs.scale, *layers], axis=1)
 
 
 def freeze(mlp: MLP, params: Params, x_BxN: jax.Array, mask_B: jax.Array | None = None) -> Network:

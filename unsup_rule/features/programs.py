@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.features import frozen
+from unsup_rule.rule import outputs
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.step import step
@@ -50,7 +51,7 @@ def _advance(
 _initial = jax.jit(MLP.init, static_argnums=0)
 _freeze = jax.jit(frozen.freeze, static_argnums=0)
 _embed = jax.jit(frozen.embed, static_argnums=0)
-_centred = jax.jit(frozen.centred)
+_centred = jax.jit(outputs.centred)
 
 
 def initial(mlp: MLP, seed: int) -> Params:
@@ -105,8 +106,8 @@ def freeze(mlp: MLP, params: Params, x_BxN: np.ndarray) -> frozen.Network:
   return jax.tree.map(np.asarray, _freeze(mlp, params, *_padded(x_BxN)))
 
 
-def centred(x_BxN: np.ndarray) -> frozen.Centred:
-  """`frozen.centred`, likewise."""
+def centred(x_BxN: np.ndarray) -> outputs.Centred:
+  """`outputs.centred`, likewise."""
   return jax.tree.map(np.asarray, _centred(*_padded(x_BxN)))
 
 
@@ -124,7 +125,7 @@ def width(mlp: MLP, all_layers: bool) -> int:
 
 
 def embed(
-  mlp: MLP, network: frozen.Network, n: int, rows: Rows, inputs: frozen.Centred | None = None
+  mlp: MLP, network: frozen.Network, n: int, rows: Rows, inputs: outputs.Centred | None = None
 ) -> np.ndarray:
   """`frozen.embed` of rows 0 .. n - 1, float32 [n, width]."""
   out = np.empty((n, width(mlp, inputs is not None)), np.float32)

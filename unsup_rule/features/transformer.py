@@ -23,6 +23,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.exports.network import Plain
 from unsup_rule.features import programs
 from unsup_rule.features.rows import Matrix, Sample, check_size, dense, joined
+from unsup_rule.rule import outputs
 from unsup_rule.rule.mlp import MLP, NONLINEARITIES
 from unsup_rule.weights.pretrained import Pretrained, pretrained
 
@@ -72,7 +73,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
   _parameter_constraints = {  # noqa: RUF012  (scikit-learn's name and form)
     "hidden": [Interval(numbers.Integral, 1, None, closed="left"), "array-like"],
     "n_features": [Interval(numbers.Integral, 1, None, closed="left")],
-    "output": [StrOptions({"embedding", "layers"})],
+    "output": [StrOptions(set(outputs.OUTPUTS))],
     "rule": [str, os.PathLike, Pretrained, None],
     "steps": [Interval(numbers.Integral, 0, None, closed="left"), None],
     "batch_size": [Interval(numbers.Integral, 2, None, closed="left"), None],

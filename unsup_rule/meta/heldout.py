@@ -12,6 +12,7 @@ from learned_optimization.learned_optimizers.base import LearnedOptimizer, MetaP
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import gin_files
+from unsup_rule.rule import outputs
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.tasks import fewshot
 from unsup_rule.tasks.sampler import TaskSampler
@@ -38,6 +39,7 @@ class HeldOut:
     draws: labelled draws averaged for each base model.
     examples_per_class: labelled examples of a class; as many again are predicted.
     seed: of everything.
+    output: what the probe reads of it, "embedding" or "layers".
   """
 
   data: SpecSettings = "digits"
@@ -50,8 +52,10 @@ class HeldOut:
   draws: int = 10
   examples_per_class: int = 10
   seed: int = 0
+  output: str = "embedding"
 
   def __post_init__(self):
+    outputs.check(self.output, "HeldOut.output")
     if self.seeds < 2:
       raise UnsupRuleError(f"HeldOut.seeds is {self.seeds}; a standard error needs at least 2")
 
@@ -78,7 +82,8 @@ class HeldOut:
     def accuracy(params):
       def draw(key):
         x, fit, query = test.labelled(task_params, key)
-        predicted_K = fewshot.ridge(mlp.features(params, x), fit.labels, test.max_ways)
+        features = outputs.read(mlp, params, x, self.output)
+        predicted_K = fewshot.ridge(features, fit.labels, test.max_ways)
         return jnp.mean((predicted_K == query.labels).astype(jnp.float32))
 
       return jnp.mean(jax.lax.map(draw, jax.random.split(draw_key, self.draws)))

@@ -13,6 +13,7 @@ import numpy as np
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.plugin.task import MLPTaskFamily, configured_probe
 from unsup_rule.probe import RidgeProbe
+from unsup_rule.rule import outputs
 from unsup_rule.tasks.sampler import TaskSampler
 from unsup_rule.tasks.sources import DatasetSpec
 
@@ -36,6 +37,8 @@ class TaskDistribution:
     examples_per_class: labelled examples of a class on each side of the probe.
     permute: whether each task permutes its inputs, or the share of tasks that do.
     probe: the meta-objective; by default as gin binds it.
+    output: what it reads of a base model, "embedding" or "layers", as `UnsupervisedFeatures` gives
+      them.
   """
 
   sources: Sequence[str | Mapping[str, Any] | DatasetSpec]
@@ -48,6 +51,7 @@ class TaskDistribution:
   examples_per_class: int = 10
   permute: float = True
   probe: RidgeProbe | None = None
+  output: str = "embedding"
 
   def __post_init__(self):
     specs = tuple(DatasetSpec.from_settings(source) for source in self.sources)
@@ -59,6 +63,7 @@ class TaskDistribution:
       if not values:
         raise UnsupRuleError(f"task_distribution.{name} is empty; give at least one value")
       object.__setattr__(self, name, values)
+    outputs.check(self.output, "task_distribution.output")
     object.__setattr__(self, "hidden", tuple(tuple(widths) for widths in self.hidden))
 
   @property
@@ -98,7 +103,12 @@ class TaskDistribution:
     if bucket not in self._families:
       hidden, nonlinearity = self.architectures[architecture]
       self._families[bucket] = MLPTaskFamily(
-        self.samplers[shape], hidden, self.n_outputs, nonlinearity, self.probe
+        self.samplers[shape],
+        hidden,
+        self.n_outputs,
+        nonlinearity,
+        self.probe,
+        output=self.output,
       )
     return self._families[bucket]
 
@@ -133,6 +143,7 @@ def task_distribution(
   examples_per_class=10,
   permute=True,
   probe=None,
+  output="embedding",
 ) -> TaskDistribution:
   """The `TaskDistribution` of these settings, made once a process; gin sets them here."""
   distribution = TaskDistribution(
@@ -146,6 +157,7 @@ def task_distribution(
     examples_per_class,
     permute,
     probe or configured_probe(),
+    output,
   )
   # How examples are loaded has settings of its own.
   return _the_first_of(distribution, tuple(sorted(gin.get_bindings("load_data").items())))

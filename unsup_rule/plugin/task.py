@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from unsup_rule import compat, prng  # noqa: F401  (first: makes the library importable)
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.probe import ProbeResult, RidgeProbe, Targets
+from unsup_rule.rule import outputs
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.structures import Activations, Params
 from unsup_rule.tasks.sampler import TaskParams, TaskSampler
@@ -40,12 +41,19 @@ class MLPTask(tasks_base.Task):
   datasets = None
 
   def __init__(
-    self, mlp: MLP, sampler: TaskSampler, task_params: TaskParams, probe: RidgeProbe, name: str
+    self,
+    mlp: MLP,
+    sampler: TaskSampler,
+    task_params: TaskParams,
+    probe: RidgeProbe,
+    name: str,
+    output: str = "embedding",
   ):
     self.mlp = mlp
     self.sampler = sampler
     self.task_params = task_params
     self.probe = probe
+    self.output = output
     self._name = name
 
   @property
@@ -82,7 +90,7 @@ class MLPTask(tasks_base.Task):
   def measure(self, params: Params, key: jax.Array, data: Batch = None) -> ProbeResult:
     """The probe on a labelled draw under the present parameters."""
     x, train, test = self.labelled(key, data)
-    features = self.mlp.features(params, x)
+    features = outputs.read(self.mlp, params, x, self.output)
     return self.probe(features, train, test, self.sampler.max_ways, self.task_params.ways)
 
   def loss(self, params: Params, key: jax.Array, data: Batch = None) -> jax.Array:
@@ -127,6 +135,7 @@ class MLPTaskFamily(tasks_base.TaskFamily):
     nonlinearity: name of it, see `unsup_rule.rule.mlp.NONLINEARITIES`.
     probe: the meta-objective; by default a `RidgeProbe` as gin binds it.
     name: for summaries; by default sources and architecture.
+    output: what the probe reads, "embedding" or "layers", see `unsup_rule.rule.outputs`.
   """
 
   datasets = None  # drawn on the device
@@ -140,14 +149,17 @@ class MLPTaskFamily(tasks_base.TaskFamily):
     nonlinearity: str = "relu",
     probe: RidgeProbe | None = None,
     name: str | None = None,
+    output: str = "embedding",
   ):
     if not isinstance(sampler, TaskSampler):
       raise UnsupRuleError(
         f"MLPTaskFamily.sampler is {sampler!r}; give a TaskSampler, or let task_distribution "
         "make the families"
       )
+    outputs.check(output, "MLPTaskFamily.output")
     self.mlp = MLP(sampler.n_inputs, tuple(hidden), n_outputs, nonlinearity)
     self.sampler = sampler
+    self.output = output
     self.probe = configured_probe() if probe is None else probe
     widths = "x".join(str(width) for width in (*self.mlp.hidden, n_outputs))
     sources = "+".join(dict.fromkeys(sampler.source_names))
@@ -164,6 +176,6 @@ class MLPTaskFamily(tasks_base.TaskFamily):
 
   def task_fn(self, cfg: TaskParams) -> MLPTask:
     """The task of one problem."""
-    return MLPTask(self.mlp, self.sampler, cfg, self.probe, self._name)
+    return MLPTask(self.mlp, self.sampler, cfg, self.probe, self._name, self.output)
 
   eval_task_fn = task_fn

@@ -15,7 +15,8 @@ import numpy as np
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
-from unsup_rule.features import frozen, programs
+from unsup_rule.features import programs
+from unsup_rule.rule import outputs
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.structures import Params
@@ -138,8 +139,7 @@ def _embedding(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _side_by_side(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
   def one(x_ExP: jax.Array) -> jax.Array:
-    layers = [layer.x for layer in mlp.apply(params, x_ExP).layers]
-    return frozen.side_by_side(x_ExP, frozen.centred(x_ExP), layers)
+    return outputs.read(mlp, params, x_ExP, "layers")
 
   return jax.lax.map(one, x_DxExP)
 
