@@ -38,7 +38,8 @@ bench: $(INSTALLED)  ## time the rule beside the limits of this machine
 	.venv/bin/unsup-rule bench
 
 docs: $(INSTALLED)  ## build the site of docs/ into build/site
-	.venv/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	@echo "Open build/site/index.html."
 
 lint: $(INSTALLED)  ## ruff and pyright
 	.venv/bin/ruff check

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 
-from latex2mathml import converter
+from math_core import LatexToMathML
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -18,8 +18,11 @@ from mkdocs.structure.pages import Page
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COPIES = "checkout"  # folder of the site for files from outside docs/
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?\)")
-_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-_NUMBER = re.compile(r"\\tag\{(.*?)\}")
+# With the punctuation that must stay beside it.
+_FORMULA = re.compile(
+  r'(\(?)<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\2>([.,;:)]*)', re.DOTALL
+)
+_CONVERTER = LatexToMathML()
 
 
 def _home(source: str) -> pathlib.PurePath:
@@ -74,16 +77,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-  """Sets formulas, with their numbers at the right."""
+  """Sets formulas, with their numbers at the right; what is no formula ends the build."""
 
   def formula(match: re.Match[str]) -> str:
-    tag, text = match.group(1), html.unescape(match.group(2))
-    number = _NUMBER.search(text)
-    display = "block" if tag == "div" else "inline"
-    math = converter.convert(_NUMBER.sub("", text).strip(), display=display)
+    before, tag, text, after = match.groups()
+    text = html.unescape(text).strip()
     if tag == "span":
-      return math
-    label = f'<span class="number">({number.group(1)})</span>' if number else ""
-    return f'<div class="formula"><div class="scrolled">{math}</div>{label}</div>'
+      math = _CONVERTER.convert_with_local_state(text, displaystyle=False)
+      return f'<span class="in-line">{before}{math}{after}</span>'
+    if r"\begin{gather}" not in text:  # Which has the place for numbers.
+      text = rf"\begin{{gather}} {text} \end{{gather}}"
+    math = _CONVERTER.convert_with_local_state(text, displaystyle=True)
+    return f'<div class="formula">{math}</div>'
 
   return _FORMULA.sub(formula, content)

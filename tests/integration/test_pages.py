@@ -92,4 +92,7 @@ def test_site_builds_strictly(tmp_path):
   rule = (tmp_path / "rule.html").read_text()
   assert rule.count("<math") > 200
   assert "arithmatex" not in rule
+  numbers = re.findall(r"\\tag\{(.*?)\}", PAGES["docs/rule.md"])
+  assert len(numbers) > 25
+  assert [number for number in numbers if f"<mtext>({number})</mtext>" not in rule] == []
   assert "UnsupervisedFeatures" in (tmp_path / "api.html").read_text()
