@@ -4,11 +4,13 @@ import importlib.util
 import re
 import tomllib
 
+import gin
 import pytest
 from folders import ROOT
 from pages import PAGES, blocks, commands
 
 from unsup_rule.cli import main as cli
+from unsup_rule.meta import gin_files
 
 COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
 SLOW = {"docs/index.md", "docs/jax.md", "docs/optimizers.md", "docs/using.md"}
@@ -59,6 +61,14 @@ def test_command_is_one(page, command, monkeypatch):
     assert importlib.util.find_spec(arguments[1])
   else:
     assert program in {".ci/run", "pre-commit", "git"}, command
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "gin")])
+def test_gin_is_known(page):
+  """Every name, parameter and file."""
+  for text in blocks(page, "gin"):
+    gin.clear_config()
+    gin_files.parse_text(text, ["unsup_rule.evaluation.suite"])
 
 
 def _check_own(arguments, monkeypatch):
