@@ -89,7 +89,7 @@ def test_a_run_of_train_with_coefficients_over_time(tmp_path, capsys):
   assert re.search(r"computed on</th><td>\d+ CPU core", page)
   assert "step 4" in page
   assert "not complete" not in page
-  assert "there are no several data sets" in page
+  assert "Meta-loss by data set: there is one at most." in page
 
 
 def test_a_run_of_launch_without_them_on_the_way(tmp_path, capsys):
@@ -106,6 +106,8 @@ def test_a_run_of_launch_without_them_on_the_way(tmp_path, capsys):
     "2.9 in the first tenth of the steps, 1.55 in the last",
     "no trainer.validation_fn has measured",
     "2 on 2 machines",
+    "gradients a second</th><td>2.50",
+    "that was dropped: not finite or refused",
     "learner 1, workers 4",
     "2 not finite</td>",
     "&lt;b&gt;</td><td class=\"n\">15</td>",
@@ -114,6 +116,15 @@ def test_a_run_of_launch_without_them_on_the_way(tmp_path, capsys):
     pretrained("unsup_1_small").sha256,
   ):  # fmt: skip
     assert part in page, part
+
+
+def test_a_run_of_launch_that_has_ended(tmp_path, capsys):
+  folder = launched(tmp_path / "run", steps=2)
+  status = STATUS | {"state": "finished", "workers": {"0": {"host": "a", "restarts": 0}}}
+  storage.write_text(folder / "status.json", json.dumps(status))
+  page = page_of(folder, capsys)
+  assert "1 on 1 machine</td>" in page
+  assert "gradients a second" not in page
 
 
 def test_what_is_damaged_beside_the_curve_is_said_on_the_page(tmp_path, capsys):

@@ -86,7 +86,7 @@ def _figures(columns: Columns, rule: Archive | None) -> tuple[list[Drawn], list[
   parts = [
     ([meta_training.meta_loss(columns)], ""),
     (meta_training.validation(columns), "Validation: no trainer.validation_fn has measured."),
-    (meta_training.sources(columns), "Meta-loss by data set: there are no several data sets."),
+    (meta_training.sources(columns), "Meta-loss by data set: there is one at most."),
     (coefficients.draw(columns, newest), coefficients.ABSENT),
     ([meta_training.gradient(columns)], ""),
   ]
@@ -155,12 +155,14 @@ def _described(status: dict) -> Facts:
   workers = status.get("workers", {})
   if not workers:
     return {}
+  hosts = len({worker.get("host") for worker in workers.values()})
   refused = {reason: count for reason, count in status["refused"].items() if count}
+  running = status["state"] == "running"  # Once it has ended, the newest rate is none.
   return {
     "state": status["state"],
-    "workers": f"{len(workers)} on {len({w.get('host') for w in workers.values()})} machines",
+    "workers": f"{len(workers)} on {hosts} {'machine' if hosts == 1 else 'machines'}",
     "gradients used": f"{status['gradients']:,}, batches of {status['batch_size']}",
-    "gradients a second": f"{status['gradients_per_second']:.2f}",
+    **({"gradients a second": f"{status['gradients_per_second']:.2f}"} if running else {}),
     "staleness": f"mean {status['staleness_mean']:.2f}, largest {status['staleness_max']}, "
     f"bound {status['staleness_bound']}",
     "refused": ", ".join(f"{count} {reason}" for reason, count in refused.items()) or "none",

@@ -38,7 +38,7 @@ def meta_loss(columns: Columns) -> Drawn:
     "Meta-training",
     "The meta-loss on the training tasks while theta was learned; lower is better. A curve that "
     "still falls at its right end would gain from more outer steps. A vertical line marks a "
-    "gradient that was dropped because it was not finite.",
+    "gradient that was dropped: not finite or refused.",
     style.to_png(figure),
   )
 
