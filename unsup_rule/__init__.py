@@ -6,7 +6,7 @@ are loaded when first used, and those that apply a rule do without the library.
 """
 
 import importlib.metadata
-from typing import Any
+from typing import Any as _Any
 
 from unsup_rule import compat as compat
 from unsup_rule.extras import needed as _needed
@@ -34,7 +34,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
   if name not in _HOMES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   return getattr(_needed(_HOMES[name], f"unsup_rule.{name}"), name)
