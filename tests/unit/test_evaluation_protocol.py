@@ -16,6 +16,7 @@ from unsup_rule.evaluation.methods.base import Transductive
 from unsup_rule.evaluation.methods.best_step import BestStep
 from unsup_rule.evaluation.methods.fixed import BesideInputs, KMeans
 from unsup_rule.evaluation.methods.local import LocalLearning
+from unsup_rule.evaluation.methods.recent import Recent
 from unsup_rule.evaluation.methods.self_supervised import SCARF
 from unsup_rule.evaluation.methods.spectral import SpectralEmbedding
 from unsup_rule.evaluation.methods.supervised import Supervised
@@ -210,6 +211,29 @@ def test_the_rule_trains_on_the_train_split(blob_data, tmp_path):
       assert not np.array_equal(arrays["weights/0"], arrays["weights/3"])
   np.testing.assert_array_equal(weights[0], weights[1])
   assert not np.array_equal(weights[1], weights[2])
+
+
+def test_readouts_that_share_models_give_what_each_gives_alone(blob_data, tmp_path):
+  alone = [rule(name, tmp_path / "rule") for name in RULES]
+  separate = [measured(alone[0], steps=(0, 3)), measured(alone[1], steps=(3,))]
+  assert alone[0].trained is not alone[1].trained
+  first = alone[0]
+  second = RULES["rule_layers"](first.theta, first.sizes, first.schedule, first.trained)
+  assert [measured(first, steps=(0, 3)), measured(second, steps=(3,))] == separate
+  # Other train inputs, other models.
+  blob_data["train"] = blobs("train+")
+  assert measured(second, steps=(3,)) != separate[1]
+
+
+def test_models_are_made_once_for_what_they_depend_on():
+  made = []
+  recent = Recent()
+
+  def get(made_for, index):
+    return recent.get(made_for, index, lambda: made.append((made_for, index)) or len(made))
+
+  assert [get("a", 0), get("a", 1), get("a", 0), get("b", 0), get("a", 0)] == [1, 2, 1, 3, 4]
+  assert made == [("a", 0), ("a", 1), ("b", 0), ("a", 0)]
 
 
 def test_features_that_are_not_finite_are_named(blob_data):

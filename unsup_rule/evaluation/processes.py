@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 
 from unsup_rule.evaluation import measuring
 from unsup_rule.evaluation import plan as plans
+from unsup_rule.evaluation.methods import READOUTS
 from unsup_rule.evaluation.store import Row
 from unsup_rule.evaluation.suite import Cell
 from unsup_rule.machine import compilation
@@ -49,8 +50,10 @@ def run(
   try:
     while rest or any(worker.cell for worker in workers):
       for worker in workers:
-        if rest and worker.cell is None:
-          worker.start(_next(rest, worker, workers))
+        cell = None if worker.cell else _next(rest, worker, workers)
+        if cell is not None:
+          rest.remove(cell)
+          worker.start(cell)
       busy = {worker.connection: worker for worker in workers if worker.cell}
       for connection in wait(list(busy)):
         worker = busy[connection]  # type: ignore[index]  (these very objects come back)
@@ -61,30 +64,45 @@ def run(
       worker.end()
 
 
-def _next(rest: list[Cell], worker: "_Worker", workers: "Sequence[_Worker]") -> Cell:
-  """Takes a cell whose programs the worker has compiled, or the longest that nobody compiles."""
-  others = {other.programs for other in workers if other is not worker}
-  ranked = [cell for cell in rest if _programs(cell) == worker.programs] or [
-    cell for cell in rest if _programs(cell) not in others
-  ]
-  chosen = (ranked or rest)[0]
-  rest.remove(chosen)
-  return chosen
+def _next(rest: list[Cell], worker: "_Worker", workers: "Sequence[_Worker]") -> Cell | None:
+  """A cell that shares most with the worker's last one, or the longest whose programs nobody has.
+
+  None if all that are left read models which another worker trains: it will have them soon.
+  """
+  others = [other for other in workers if other is not worker]
+  trained = {other.models for other in others if other.cell}
+  free = [cell for cell in rest if _models(cell) not in trained]
+  compiled = {other.programs for other in others}
+  ranked = (
+    [cell for cell in free if _models(cell) == worker.models]
+    or [cell for cell in free if _programs(cell) == worker.programs]
+    or [cell for cell in free if _programs(cell) not in compiled]
+    or free
+  )
+  return ranked[0] if ranked else None
 
 
 def _programs(cell: Cell) -> tuple[object, ...]:
   """What cells that share compiled programs have in common."""
   s = cell.setting
   size = (s.data.name if s.data.resolution is None else "", s.data.resolution)
-  return (cell.name, size, s.width, s.hidden_layers, s.nonlinearity, s.batch_size)
+  method = READOUTS.get(cell.name, cell.name)
+  return (method, size, s.width, s.hidden_layers, s.nonlinearity, s.batch_size)
+
+
+def _models(cell: Cell) -> tuple[object, ...]:
+  """What cells that share trained models have in common."""
+  s = cell.setting
+  return (*_programs(cell), cell.identity.get("theta"), s.data, s.permute, s.seed)
 
 
 class _Worker:
-  """One process, the cell it measures, and the kind of the last one."""
+  """One process, the cell it measures, and what the last one compiled and trained."""
 
   def __init__(self, plan: plans.Plan, folder: pathlib.Path, origin: Row):
     self.cell: Cell | None = None
     self.programs: tuple[object, ...] | None = None
+    self.models: tuple[object, ...] | None = None
     self._arguments = (plan, folder, origin)
     self._begin()
 
@@ -97,7 +115,7 @@ class _Worker:
 
   def start(self, cell: Cell) -> None:
     """Sends a cell."""
-    self.cell, self.programs = cell, _programs(cell)
+    self.cell, self.programs, self.models = cell, _programs(cell), _models(cell)
     with contextlib.suppress(OSError):  # It is dead, which `receive` says.
       self.connection.send(cell.key)
 

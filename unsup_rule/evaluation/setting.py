@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import re
@@ -121,6 +122,13 @@ class Inputs:
   def of(cls, dataset: Dataset) -> "Inputs":
     """The inputs of a dataset."""
     return cls(dataset.images.reshape(len(dataset), -1), dataset.scale, dataset.is_image)
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """Of all values, for what is made from them and kept."""
+    content = hashlib.sha256(np.ascontiguousarray(self.values_NxP).data)
+    content.update(repr((self.values_NxP.shape, self.values_NxP.dtype.str, self.scale)).encode())
+    return content.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

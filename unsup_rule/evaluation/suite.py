@@ -164,7 +164,7 @@ class Suite:
           f"this theta was made for an embedding of {rule.sizes.output_size} units, the suite has "
           f"{self.n_outputs}; set evaluate.n_outputs = {rule.sizes.output_size}"
         )
-      return rule and RULES[name](rule.theta, rule.sizes, rule.schedule)
+      return rule and RULES[name](rule.theta, rule.sizes, rule.schedule, rule.trained)
     if name in self.optimizers:
       return LibraryOptimizer(name, self.optimizers[name])
     if name not in BASELINES:

@@ -27,6 +27,13 @@ from unsup_rule.plugin.local import ForwardForward, KrotovHopfield, Sanger, Soft
 # The rule, read from its embedding as in the paper, or from all layers.
 RULES: dict[str, type[Rule]] = {"rule": Rule, "rule_layers": RuleLayers}
 
+# Methods that read what another one fits in another way: cells of both share models and programs.
+READOUTS = {
+  "rule_layers": "rule",
+  "untrained_layers": "untrained",
+  "kmeans512_inputs": "kmeans512",
+}
+
 LOCAL_STEPS = (10, 30, 100, 300, 1000)  # after which a hand-made rule is at its best or past it
 
 # Baselines by the name that gin files use. Rules and optimizers come with what they need.

@@ -45,12 +45,19 @@ def shared(embed: Embed) -> base.Fit:
   """Measures features that were fitted once, on inputs in their natural order.
 
   For methods that know distances or projections alone, whose features no order of the inputs
-  changes; fitting them again for each seed would differ by the sample only.
+  changes; fitting them again for each seed would differ by the sample only. An example of several
+  draws is embedded once.
   """
+
+  def once_each(x_NxP: np.ndarray) -> np.ndarray:
+    seen: dict[bytes, int] = {}
+    which_N = [seen.setdefault(x_P.tobytes(), len(seen)) for x_P in x_NxP]
+    first_M = np.unique(which_N, return_index=True)[1]
+    return embed(x_NxP[first_M])[which_N]
 
   def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
     natural_P = np.argsort(episodes.permutation)
-    yield base.Snapshot(0, _embedded(embed, episodes.x_DxExP[:, :, natural_P]))
+    yield base.Snapshot(0, _embedded(once_each, episodes.x_DxExP[:, :, natural_P]))
 
   return fit
 

@@ -7,13 +7,18 @@ probe with a rotation-invariant penalty can tell it from these.
 import dataclasses
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import gin
 import numpy as np
 
 from unsup_rule.evaluation.methods import base, fitting
+from unsup_rule.evaluation.methods.recent import Recent
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.tasks.fewshot import Episodes
+
+# Of k-means, for the features alone and beside the inputs.
+_CLUSTERINGS: Recent[Any] = Recent()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +106,15 @@ class KMeans:
     """Fits on inputs of the train split."""
     from sklearn.cluster import KMeans as Clustering  # Slow to import.
 
-    def make(index: int) -> fitting.Embed:
+    def fitted(index: int) -> Clustering:
       sample_NxP = fitting.sample(inputs, setting, index)
       clusters = min(self.clusters, len(sample_NxP))
       model = Clustering(clusters).set_params(n_init=1, max_iter=50, random_state=index)
-      model.fit(sample_NxP)
+      return model.fit(sample_NxP)
+
+    def make(index: int) -> fitting.Embed:
+      made_for = (self, inputs.digest, setting.permute, setting.seed)
+      model = _CLUSTERINGS.get(made_for, index, lambda: fitted(index))
       return lambda x_NxP: triangle(model.transform(x_NxP))
 
     return fitting.anew(make)

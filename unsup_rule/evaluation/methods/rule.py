@@ -6,7 +6,7 @@ that cells and rules share them.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.evaluation.methods import base
+from unsup_rule.evaluation.methods.recent import Recent
 from unsup_rule.evaluation.setting import Inputs, Setting
 from unsup_rule.features import programs
 from unsup_rule.rule import outputs
@@ -24,6 +25,7 @@ from unsup_rule.rule.theta import Sizes, Theta
 from unsup_rule.tasks.fewshot import Episodes
 
 _SHOWN_UNITS = 32  # whose receptive fields are kept
+_KEPT_NUMBERS = 2**22  # in models that are kept for other readouts, at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,11 +36,13 @@ class Rule:
     theta: parameters of the rule.
     sizes: their sizes.
     schedule: how its changes are applied.
+    trained: base models by step, which the other readouts of this theta share.
   """
 
   theta: Theta
   sizes: Sizes
   schedule: InnerSchedule
+  trained: Recent[dict[int, Params]] = dataclasses.field(default_factory=Recent)
 
   all_layers: ClassVar[bool] = False
   label = "the rule"
@@ -49,28 +53,41 @@ class Rule:
   def prepare(self, setting: Setting, inputs: Inputs) -> base.Fit:
     """Applies the rule to every batch."""
     mlp = setting.mlp(inputs.values_NxP.shape[1])
-    rule = (self.sizes, self.theta, self.schedule)
+    made_for = (inputs.digest, mlp, setting.permute, setting.batch_size, setting.seed)
 
     def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
-      init_key, train_key = base.seed_keys(setting, index)
-      params = jax.tree.map(np.asarray, _initial(mlp, init_key))
-      numbers_SxB = np.asarray(_numbers(train_key, setting, len(inputs.values_NxP)))
-
-      def rows(numbers: np.ndarray) -> np.ndarray:
-        x = inputs.values_NxP[numbers][..., episodes.permutation]
-        return x.astype(np.float32) * np.float32(inputs.scale)
-
-      done = 0
+      kept = mlp.n_parameters <= _KEPT_NUMBERS
+      models = self.trained.get(made_for, index, dict) if kept else {}
+      train = self._trainer(mlp, setting, inputs, index, episodes.permutation)
       for step in setting.steps:
-        batches = iter(numbers_SxB[done:step])
-        params = programs.train(rule, mlp, params, done, rows, batches, lambda count: None)
+        if step not in models:
+          models[step] = train(models, step)
+        params = models[step]
         features_DxExF = _features(mlp, params, episodes.x_DxExP, self.all_layers)
         inside = {} if index or self.all_layers else _inside(params, features_DxExF)
         layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
         yield base.Snapshot(step, features_DxExF, inside=inside, layers=layers)
-        done = step
 
     return fit
+
+  def _trainer(
+    self, mlp: MLP, setting: Setting, inputs: Inputs, index: int, permutation: np.ndarray
+  ) -> Callable[[dict[int, Params], int], Params]:
+    """Of one seed: (models by step, a later step) -> the model after it."""
+    init_key, train_key = base.seed_keys(setting, index)
+    numbers_SxB = np.asarray(_numbers(train_key, setting, len(inputs.values_NxP)))
+
+    def rows(numbers: np.ndarray) -> np.ndarray:
+      x = inputs.values_NxP[numbers][..., permutation]
+      return x.astype(np.float32) * np.float32(inputs.scale)
+
+    def train(models: dict[int, Params], step: int) -> Params:
+      done = max((earlier for earlier in models if earlier < step), default=0)
+      params = models[done] if done in models else jax.tree.map(np.asarray, _initial(mlp, init_key))
+      rule, batches = (self.sizes, self.theta, self.schedule), iter(numbers_SxB[done:step])
+      return programs.train(rule, mlp, params, done, rows, batches, lambda count: None)
+
+    return train
 
   def cost(self, setting: Setting) -> float:
     """Some forty times a gradient."""
