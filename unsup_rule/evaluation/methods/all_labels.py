@@ -41,7 +41,7 @@ class AllLabels:
     def init(key, permutation):
       base_key, output_key = jax.random.split(key)
       params = {
-        "base": mlp.init(base_key),
+        "base": base.forward_only(mlp.init(base_key)),
         "output": dense_init(output_key, (mlp.n_outputs, dataset.n_classes)),
       }
       return params, optimizer.init(params), permutation

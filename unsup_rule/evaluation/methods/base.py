@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup_rule.evaluation.setting import Inputs, Setting
+from unsup_rule.rule.structures import Params
 from unsup_rule.tasks.fewshot import Episodes
 
 
@@ -125,12 +126,17 @@ def seed_keys(setting: Setting, index: int) -> tuple[jax.Array, jax.Array]:
   return init_key, train_key
 
 
+def forward_only(params: Params) -> Params:
+  """The base model without V, which gradients do not reach and an optimizer would carry along."""
+  return Params(tuple(stack._replace(v=stack.v[:, :0]) for stack in params.stacks))
+
+
 def training(learner: Learner, setting: Setting, inputs: Inputs) -> Fit:
   """Fits `learner` on random batches of `inputs`; yields a snapshot at each of `setting.steps`."""
   values_NxP = jnp.asarray(inputs.values_NxP)
 
   @jax.jit
-  def advance(state, permutation, key, start, stop):
+  def advance(state, values_NxP, permutation, key, start, stop):
     def body(i, state):
       row_key, step_key = jax.random.split(jax.random.fold_in(key, i))
       rows_B = jax.random.randint(row_key, (setting.batch_size,), 0, len(values_NxP))
@@ -152,7 +158,7 @@ def training(learner: Learner, setting: Setting, inputs: Inputs) -> Fit:
     x_DxExP, permutation = jnp.asarray(episodes.x_DxExP), jnp.asarray(episodes.permutation)
     state, done = learner.init(init_key, permutation), 0
     for step in setting.steps:
-      state = advance(state, permutation, train_key, done, step)
+      state = advance(state, values_NxP, permutation, train_key, done, step)
       features, objective = measure(state, init_key, x_DxExP)
       loss = None if objective is None else float(jnp.mean(objective))
       inside = {}

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from unsup_rule.evaluation.methods import base
-from unsup_rule.evaluation.methods.autoencoders import corrupted, dense, dense_init
+from unsup_rule.evaluation.methods.autoencoders import (
+  corrupted,
+  dense,
+  dense_init,
+  normal_noise,
+  random_bits,
+)
 from unsup_rule.evaluation.setting import Inputs, Setting
 
 
@@ -50,7 +56,7 @@ class _TwoViews:
     def init(key, unused_permutation):
       base_key, head_key = jax.random.split(key)
       head = dense_init(head_key, (mlp.n_outputs, self.head, self.head))
-      params = {"base": mlp.init(base_key), "head": head}
+      params = {"base": base.forward_only(mlp.init(base_key)), "head": head}
       return params, optimizer.init(params)
 
     def loss(params, key, x_BxP):
@@ -92,7 +98,7 @@ class SCARF(_TwoViews):
 
   def views(self, key: jax.Array, x_BxP: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The batch, and one corrupted view of it."""
-    return x_BxP, corrupted(key, x_BxP, self.corruption)
+    return x_BxP, corrupted(random_bits(key, x_BxP), x_BxP, self.corruption)
 
   def loss(self, first_BxH: jax.Array, second_BxH: jax.Array) -> jax.Array:
     """InfoNCE."""
@@ -124,13 +130,19 @@ class VICReg(_TwoViews):
   def views(self, key: jax.Array, x_BxP: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two corrupted, noisy views."""
 
-    def view(key: jax.Array) -> jax.Array:
-      mask_key, noise_key = jax.random.split(key)
-      noise_BxP = self.noise * jnp.std(x_BxP, axis=0) * jax.random.normal(noise_key, x_BxP.shape)
-      return corrupted(mask_key, x_BxP, self.corruption) + noise_BxP
+    mask_key, noise_key = jax.random.split(key)
+    bits_BxP = random_bits(mask_key, x_BxP)
+    noise_BxP = normal_noise(noise_key, x_BxP)
 
-    first, second = jax.random.split(key)
-    return view(first), view(second)
+    deviation_P = self.noise * jnp.std(x_BxP, axis=0)
+
+    def view(shift: int) -> jax.Array:
+      bits, noise = (jnp.roll(drawn_BxP, shift, axis=0) for drawn_BxP in (bits_BxP, noise_BxP))
+      return corrupted(bits, x_BxP, self.corruption) + deviation_P * noise
+
+    # What is drawn for an example's first view serves its neighbour's second: random numbers cost
+    # as much as the network, and the two views of each example are independent all the same.
+    return view(0), view(1)
 
   def loss(self, first_BxH: jax.Array, second_BxH: jax.Array) -> jax.Array:
     """Invariance, variance and covariance."""

@@ -71,7 +71,7 @@ class Supervised:
     def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
       init_key, output_key = base.seed_keys(setting, index)
       output = dense_init(output_key, (mlp.n_outputs, episodes.n_ways))
-      params = {"base": mlp.init(init_key), "output": output}
+      params = {"base": base.forward_only(mlp.init(init_key)), "output": output}
       start = (params, optimizer.init(params))
       states = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(episodes.x_DxExP)), start)
       x_DxExP, labels_DxK = jnp.asarray(episodes.x_DxExP), jnp.asarray(episodes.labels_DxK)
