@@ -320,7 +320,7 @@ def recompute_probe(trace: Arrays, jit: bool = True) -> dict[str, np.ndarray]:
   """Every output of the ridge probe in each recorded variant."""
   features = np.concatenate([trace["features_train"], trace["features_test"]])
   n_ways = trace["y_train"].shape[1]
-  targets = [Targets(np.argmax(trace[key], axis=1)) for key in ("y_train", "y_test")]
+  targets = [Targets(jnp.argmax(trace[key], axis=1)) for key in ("y_train", "y_test")]
   out = {}
   for variant, options in json.loads(str(trace["meta_json"])).items():
     probe = RidgeProbe(**options)
