@@ -32,6 +32,15 @@ def command(run, folder, steps, *more):
   ]  # fmt: skip
 
 
+def skip_what_lacks(run):
+  """Its learned optimizer, or its data."""
+  if run.startswith("hyper_v2") and not compat.IS_HEAD:
+    pytest.skip("HyperV2 is in HEAD alone")
+  folder = tfds_source.data_folder(None) / "fashion_mnist"
+  if run == IMAGES and not any(folder.rglob("dataset_info.json")):
+    pytest.skip(f"data set fashion_mnist is not prepared in {folder.parent} (set TFDS_DATA_DIR)")
+
+
 def losses(folder):
   return (folder / "curve.csv").read_text().splitlines()[1:]
 
@@ -45,8 +54,7 @@ def test_each_estimator_is_used():
 @pytest.mark.parametrize("run", [run for run in RUNS if run != IMAGES])
 def test_trains_and_resumes(run, tmp_path, monkeypatch):
   """A run of 2 and then 4 steps is a run of 4."""
-  if run.startswith("hyper_v2") and not compat.IS_HEAD:
-    pytest.skip("HyperV2 is in HEAD alone")
+  skip_what_lacks(run)
   monkeypatch.setattr("sys.argv", ["unsup-rule"])  # HyperV2 has absl read it.
   for folder, steps in (("two", 2), ("two", 4), ("one", 4)):
     gin.clear_config()
@@ -57,9 +65,7 @@ def test_trains_and_resumes(run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_images_train_and_resume(tmp_path):
-  folder = tfds_source.data_folder(None) / "fashion_mnist"
-  if not any(folder.rglob("dataset_info.json")):
-    pytest.skip(f"data set fashion_mnist is not prepared in {folder.parent} (set TFDS_DATA_DIR)")
+  skip_what_lacks(IMAGES)
   reached = []
   for steps in (2, 4):
     gin.clear_config()
@@ -73,7 +79,9 @@ def test_images_train_and_resume(tmp_path):
 
 
 @pytest.mark.slow
-def test_launches_on_ray(tmp_path):
-  flags = command("mlp_lopt_bptt", tmp_path / "run", 3, "--workers=1")
+@pytest.mark.parametrize("run", RUNS)
+def test_launches_on_ray(run, tmp_path):
+  skip_what_lacks(run)
+  flags = command(run, tmp_path / "run", 3, "--workers=1")
   assert cli.main(["launch", *flags]) == 0
   assert json.loads((tmp_path / "run" / "status.json").read_text())["step"] >= 3
