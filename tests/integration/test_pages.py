@@ -93,6 +93,12 @@ def test_page_is_short(page):
   assert sum(len(line.split()) for line in lines) <= LONGER.get(page, 1200)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_code_is_as_wide_as_the_site(page):
+  code = [text for language in ("", "python", "gin") for text in blocks(page, language)]
+  assert [line for line in "".join(code).splitlines() if len(line) > 84] == []
+
+
 def test_site_builds_strictly(tmp_path):
   """Every link, anchor and docstring of the reference is found."""
   config = pytest.importorskip("mkdocs.config")
