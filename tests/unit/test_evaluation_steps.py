@@ -11,7 +11,11 @@ from evaluation_helpers import blobs, setting
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.methods.autoencoders import corrupted
 from unsup_rule.evaluation.methods.best_step import BestStep
-from unsup_rule.evaluation.methods.self_supervised import info_nce, spread_and_covariance
+from unsup_rule.evaluation.methods.self_supervised import (
+  VICReg,
+  info_nce,
+  spread_and_covariance,
+)
 from unsup_rule.evaluation.setting import Data, Inputs
 from unsup_rule.tasks import fewshot
 
@@ -116,6 +120,21 @@ def test_corruption_takes_inputs_of_other_examples():
   out = np.asarray(corrupted(jax.random.bits(jax.random.PRNGKey(0), x_BxP.shape), x_BxP, 0.25))
   np.testing.assert_array_equal(out % 20, np.asarray(x_BxP) % 20)  # its own column
   assert np.mean(out != np.asarray(x_BxP)) == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_two_views_of_an_example_are_drawn_independently():
+  x_BxP = jnp.asarray(np.random.default_rng(0).normal(size=(128, 40)), jnp.float32)
+  key = jax.random.PRNGKey(0)
+  views = VICReg(corruption=0.3, noise=0.0).views(key, x_BxP)
+  one, other = (np.asarray(view != x_BxP) for view in views)
+  assert one.mean() == pytest.approx(0.3, abs=0.03)
+  assert other.mean() == pytest.approx(0.3, abs=0.03)
+  assert np.mean(one & other) == pytest.approx(0.09, abs=0.02)
+  views = VICReg(corruption=0.0, noise=0.1).views(key, x_BxP)
+  one, other = (np.asarray((view - x_BxP) / x_BxP.std(axis=0)) for view in views)
+  for noise in (one, other):
+    assert noise.std() == pytest.approx(0.1, rel=0.05)
+  assert np.corrcoef(one.ravel(), other.ravel())[0, 1] == pytest.approx(0, abs=0.05)
 
 
 def test_info_nce_of_orthogonal_views_by_hand():
