@@ -16,6 +16,9 @@ import pytest
 from evaluation_helpers import rule_folder
 
 from unsup_rule.cli import main as cli
+from unsup_rule.errors import UnsupRuleError
+from unsup_rule.evaluation import plan
+from unsup_rule.weights import pretrained
 
 TINY = (
   "evaluate.n_outputs=8",
@@ -154,6 +157,19 @@ def test_a_cell_that_fails_is_reported_and_tried_again(tmp_path, capsys):
   assert evaluate(arguments(tmp_path, asked, "Prototypes.data='digits'")) == 1
   lines = (tmp_path / "results.jsonl").read_text().splitlines()
   assert [json.loads(line)["status"] for line in lines] == ["ok", "failed", "failed"]
+
+
+@pytest.mark.parametrize(("flags", "rule"), [([], pretrained.DEFAULT), (["--rule=none"], None)])
+def test_without_a_rule_the_default_one_is_measured(tmp_path, monkeypatch, flags, rule):
+  asked = []
+
+  def read(found):
+    asked.append(found.rule)
+    raise UnsupRuleError("enough")
+
+  monkeypatch.setattr(plan, "read", read)
+  assert evaluate([*arguments(tmp_path, methods("rule"))[:-1], *flags]) == 2
+  assert asked == [rule]
 
 
 @pytest.mark.parametrize(

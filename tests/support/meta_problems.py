@@ -1,5 +1,8 @@
 """Small problems to meta-train on, for the tests of the trainer. Gin knows them by name."""
 
+import os
+import time
+
 import gin
 import jax
 import jax.numpy as jnp
@@ -42,6 +45,14 @@ trainer.heldout_fn = @size_of_theta
 def two_quadratics(key):
   """Samples one of two task families, so that replaced estimators need no compilation."""
   return _FAMILIES[int(jax.random.randint(key, (), 0, 2))]
+
+
+@gin.configurable(module="meta_problems")
+def slow_quadratics(key, until):
+  """The same; takes a second unless there is a file `until`."""
+  if not os.path.exists(until):
+    time.sleep(1)
+  return two_quadratics(key)
 
 
 @gin.configurable(module="meta_problems")

@@ -2,12 +2,13 @@
 
 import dataclasses
 import pickle
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup_rule.distributed import actors
+from unsup_rule.distributed import actors, launcher
 from unsup_rule.errors import UnsupRuleError
 
 _runs = []
@@ -100,3 +101,19 @@ def test_without_ray_nobody_is_found():
   assert not isinstance(error.value, RuntimeError)
   assert isinstance(error.value, ConnectionError)
   assert isinstance(error.value, UnsupRuleError)
+
+
+def test_one_ping_at_a_time_is_under_way():
+  ray = mock.MagicMock()
+  ray.exceptions.RayError = ConnectionError
+  process = launcher.Process(ray, "somebody", Role())
+  sent = process.actor.ping.options.return_value.remote
+  process.ping()
+  assert sent.call_count == 1
+  ray.wait.return_value = ([], ["under way"])
+  process.ping()
+  assert sent.call_count == 1
+  ray.wait.return_value = (["answered"], [])
+  ray.get.side_effect = ConnectionError
+  process.ping()
+  assert sent.call_count == 2

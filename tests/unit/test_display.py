@@ -1,5 +1,6 @@
 """What people see of a run."""
 
+import errno
 import io
 import os
 import threading
@@ -108,6 +109,21 @@ def test_a_file_gets_lines(monkeypatch):
   text = _shown(io.StringIO(), lambda: table.render(_REPORT), until="12/100")
   assert "\x1b[" not in text
   assert "staleness mean 1.25, largest 3, bound 4; refused 2 stale" in text
+
+
+@pytest.mark.parametrize("kind", [_Terminal, io.StringIO])
+def test_a_stream_that_takes_nothing_ends_no_run(kind, terminal):
+  tried = []
+
+  class Full(kind):
+    def write(self, text):
+      tried.append(text)
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with display.Display(lambda: "a table", Full()) as shown:
+    shown.refresh()
+    shown.say("a note")
+  assert "a note" in tried
 
 
 def test_a_learner_that_does_not_answer_holds_up_nobody(terminal):

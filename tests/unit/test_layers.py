@@ -48,6 +48,22 @@ def test_convolve_along_an_axis_shorter_than_the_kernel(convolve, axis, strict):
   np.testing.assert_allclose(convolve(x, w, axis), numpy_convolve(x, w, axis), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("axis", [layers.BATCH, layers.UNITS])
+def test_a_large_input_is_multiplied_by_one_tap_after_the_other(axis, monkeypatch, strict):
+  x, w = arrays(6, (4, 6, 7), (3, 4, 4))
+  of_all_taps = "tensor<12x42xf32>"
+
+  def program():
+    return jax.jit(lambda x: blocks.convolve(x, w, axis)).lower(x).as_text()
+
+  monkeypatch.setattr(blocks, "TAPS_AT_ONCE", x.size)
+  assert of_all_taps in program()
+  monkeypatch.setattr(blocks, "TAPS_AT_ONCE", x.size - 1)
+  assert of_all_taps not in program()
+  found = blocks.convolve(x, w, axis)
+  np.testing.assert_allclose(found, numpy_convolve(x, w, axis), rtol=0, atol=1e-5)
+
+
 def test_batch_norm_by_hand(strict):
   x = jnp.asarray([[[0.0], [2.0]], [[1.0], [1.0]]])
   out = layers.batch_norm(x, jnp.asarray([[[0.0, 5.0]]]), None)

@@ -268,6 +268,19 @@ def test_a_quota_bounds_the_cores(monkeypatch):
   assert cores.available() == len(os.sched_getaffinity(0))
 
 
+def test_what_only_posix_has_is_not_needed(tmp_path):
+  code = (
+    "import sys; sys.modules.update(dict.fromkeys(('fcntl', 'pwd', 'resource', 'termios')))\n"
+    "from unsup_rule.cli import main, train\n"
+    "from unsup_rule.meta import lock, loop\n"
+    f"with lock.exclusive({str(tmp_path)!r}):\n"
+    "  sys.exit(main.main(['rules']))\n"
+  )
+  done = _python(code, stdout=subprocess.PIPE)
+  assert done.returncode == 0, done.stderr
+  assert "unsup_1" in done.stdout
+
+
 def test_a_lock_is_no_way_to_empty_another_file(tmp_path):
   (tmp_path / "precious").write_text("all of it")
   (tmp_path / "run").mkdir()

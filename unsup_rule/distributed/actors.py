@@ -60,7 +60,7 @@ class Caller(Protocol[Served_co]):
 
 
 class Host:
-  """The Ray actor. Its concurrency group `call` takes `call`; `run` has the default group."""
+  """The Ray actor. Its concurrency group `call` takes `call` and `ping`; `run` the default one."""
 
   def __init__(self):
     self._service: object = None
@@ -100,6 +100,9 @@ class Host:
       return packed((True, getattr(self._service, method)(*arguments, **keywords)))
     except Exception as error:
       return packed((False, _portable(error)))
+
+  def ping(self) -> None:
+    """Answers."""
 
   def _serve(self, service: object) -> None:
     self._service = service

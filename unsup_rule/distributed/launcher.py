@@ -28,6 +28,7 @@ from unsup_rule.meta.settings import Settings
 from unsup_rule.meta.signals import StopRequest
 
 _POLL_SECONDS = 0.5
+_PING_SECONDS = 15.0
 _STOP_SECONDS = 120.0
 _LEAVE_SECONDS = 5.0
 _LAST_SECONDS = 5.0
@@ -99,6 +100,7 @@ class Process:
       UnsupRuleError: there is an actor of that name.
     """
     self.name, self._ray, self._role, self._attempt = name, ray, pickle.dumps(role), 0
+    self._ping = None
     host = ray.remote(concurrency_groups={"call": actors.CALLS_AT_ONCE})(actors.Host)
     try:
       self.actor = host.options(
@@ -123,6 +125,20 @@ class Process:
     self._attempt += 1
     run = self.actor.run.options(max_task_retries=-1)
     self.result = run.remote(self._attempt, self._role)
+
+  def ping(self) -> None:
+    """Sends something to it, unless the last ping is under way.
+
+    A break of the network may cost a result of `run`. Ray fetches it again once it finds the
+    connection broken: when something is sent, and by itself within five minutes.
+    """
+    if self._ping is not None:
+      if not self._ray.wait([self._ping], timeout=0)[0]:
+        return
+      with contextlib.suppress(self._ray.exceptions.RayError):
+        self._ray.get(self._ping)
+    ping = self.actor.ping.options(concurrency_group="call", max_task_retries=0)
+    self._ping = ping.remote()
 
   def outcome(self) -> object:
     """Returns what the role returned, or raises its error in one line."""
@@ -259,6 +275,7 @@ class _Watch:
     self._running, self._workers = list(learners), list(workers)
     self._results: dict[str, Outcome] = {}
     self._asked_at: float | None = None
+    self._pinged_at = time.monotonic()
     self._control = Control.of(ray)
 
   def until_done(self) -> list[Outcome]:
@@ -270,6 +287,7 @@ class _Watch:
       for process in watched:
         if process.result in done:
           self._ended(process)
+      self._see_to_connections()
       self._see_to_stopping()
       self._see_to_control()
       self._screen.refresh()
@@ -299,6 +317,12 @@ class _Watch:
         self._results[process.name] = cast(Outcome, outcome)
       elif process in self._workers:
         self._workers.remove(process)
+
+  def _see_to_connections(self) -> None:
+    if time.monotonic() - self._pinged_at > _PING_SECONDS:
+      self._pinged_at = time.monotonic()
+      for process in [*self._running, *self._workers, *self._helpers]:
+        process.ping()
 
   def _see_to_stopping(self) -> None:
     if self._stop.signal_number is not None and self._asked_at is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from unsup_rule.rule import layers
 from unsup_rule.rule.layers import (
   BATCH,
   UNITS,
@@ -21,6 +22,8 @@ from unsup_rule.rule.tuning import no_fuse, on_cpu
 
 Arrays = tuple[jax.Array, jax.Array, jax.Array]
 ROLLED_BELOW = 32  # channels: what fits the cache is shifted faster by rolling
+# Numbers of the input up to which one product is for all taps: beyond, it would take gigabytes.
+TAPS_AT_ONCE = 2**25
 
 
 def rolled(x: jax.Array, offset: int, axis: int) -> jax.Array:
@@ -34,7 +37,8 @@ def rolled(x: jax.Array, offset: int, axis: int) -> jax.Array:
 
 
 def convolve(x_CxBxN: jax.Array, w_KxCxO: jax.Array, axis: int) -> jax.Array:
-  """`layers.convolve`: one product for all taps, its rows shifted and added."""
+  """`layers.convolve`: one product for all taps, its rows shifted and added; of a large input, a
+  product a tap."""
   return _convolve(x_CxBxN, _outputs_first(w_KxCxO), len(w_KxCxO), axis)
 
 
@@ -49,6 +53,8 @@ def _convolve(x_CxBxN: jax.Array, w_KOxC: jax.Array, width: int, axis: int) -> j
     columns = jnp.concatenate([shift(x_CxBxN, offset, axis) for offset in offsets])
     w_OxKC = w_KOxC.reshape(width, c_out, c_in).transpose(1, 0, 2).reshape(c_out, -1)
     return channel_product(w_OxKC, columns)
+  if x_CxBxN.size > TAPS_AT_ONCE:
+    return layers.convolve(x_CxBxN, w_KOxC.reshape(width, c_out, c_in).transpose(0, 2, 1), axis)
   products = channel_product(w_KOxC, x_CxBxN)
   one = rolled if on_cpu() and c_out < ROLLED_BELOW else shift
   shifted = (
