@@ -179,7 +179,7 @@ class _Fit(NamedTuple):
 def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> jax.Array:
   """(A^T A + diag(r, .., r, 0))^-1 A^T y; the last column of A is all ones and not penalised."""
   k, n = a_KxF.shape
-  if n > k:
+  if n > 2 * k:  # Where the smaller system is worth its products.
     return _dual_ridge_weights(a_KxF[:, :-1], y_KxY, ridge_factor)
   penalty = ridge_factor * jnp.ones((n,), a_KxF.dtype).at[-1].set(0)
   return _solution(_product(a_KxF.T, a_KxF) + jnp.diag(penalty), _product(a_KxF.T, y_KxY))
