@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 _SHORTEST, _LONGEST = 128, 4096
 
@@ -31,15 +32,17 @@ def split(key: jax.Array, n: int = 2) -> jax.Array:
 
 
 def uniform(key: jax.Array, shape: Sequence[int] = ()) -> jax.Array:
-  """Numbers in [0, 1) of a shape."""
-  return _first(jax.random.uniform(key, (_length(math.prod(shape)),)), shape)
+  """Numbers in [0, 1) of a shape, float32."""
+  return _first(jax.random.uniform(key, (_length(math.prod(shape)),), jnp.float32), shape)
 
 
 def integers(key: jax.Array, shape: Sequence[int], below: jax.Array | int) -> jax.Array:
   """Numbers 0 .. below - 1 of a shape; `below` is one number."""
-  return _first(jax.random.randint(key, (_length(math.prod(shape)),), 0, below), shape)
+  length = _length(math.prod(shape))
+  return _first(jax.random.randint(key, (length,), 0, below, jnp.int32), shape)
 
 
 def truncated_normal(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-  """Standard normal numbers of a shape, cut at two standard deviations and not rescaled."""
-  return _first(jax.random.truncated_normal(key, -2.0, 2.0, (_length(math.prod(shape)),)), shape)
+  """Standard normal numbers of a shape, float32, cut at two deviations and not rescaled."""
+  length = _length(math.prod(shape))
+  return _first(jax.random.truncated_normal(key, -2.0, 2.0, (length,), jnp.float32), shape)

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluation_helpers import SIZES, rule_folder
 from learned_optimization.learned_optimizers import base as lopt_base
 from rule_helpers import SMALL, SMALLEST, drawn_theta, drawn_weights
 
 import unsup_rule
 from unsup_rule.cli.main import main
 from unsup_rule.data.dataset import Dataset
+from unsup_rule.meta import checkpoint
 from unsup_rule.plugin.rule import ComposedOptimizer, RuleOptimizer
 from unsup_rule.rule.schedule import InnerSchedule
 
@@ -75,6 +77,26 @@ def test_training_under_x64_is_refused_in_one_line(command, tmp_path, capsys):
     .err.splitlines()[-1]
     .startswith("unsup-rule: error: JAX_ENABLE_X64 is set, and learned_optimization's estimators")
   )
+
+
+def test_files_of_float32_work_under_x64(tmp_path):
+  folder = rule_folder(tmp_path / "run")
+  like = jax.tree.map(np.asarray, drawn_theta(SIZES))
+  x = np.random.default_rng(0).normal(size=(20, 5))
+
+  def used(out):
+    assert main(["export", f"--rule={folder}", f"--out={out}"]) == 0
+    rules = [unsup_rule.pretrained(path) for path in ("unsup_1", folder, out)]
+    theta = checkpoint.load_theta(folder, like)
+    features = unsup_rule.UnsupervisedFeatures((4,), 8, rules[-1], steps=1, batch_size=10)
+    return [[rule.theta for rule in rules], theta], features.fit_transform(x)
+
+  before = used(tmp_path / "before.npz")
+  with jax.enable_x64():
+    found = used(tmp_path / "found.npz")
+  assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float32")}
+  jax.tree.map(np.testing.assert_array_equal, found[0], before[0])
+  np.testing.assert_allclose(found[1], before[1], rtol=0, atol=1e-3)
 
 
 def _traced_task(key):

@@ -23,7 +23,7 @@ from unsup_rule.rule.tuning import no_fuse, on_cpu
 Arrays = tuple[jax.Array, jax.Array, jax.Array]
 ROLLED_BELOW = 32  # channels: what fits the cache is shifted faster by rolling
 # Numbers of the input up to which one product is for all taps: beyond, it would take gigabytes.
-TAPS_AT_ONCE = 2**25
+TAPS_AT_ONCE = 2**27
 
 
 def rolled(x: jax.Array, offset: int, axis: int) -> jax.Array:
