@@ -22,15 +22,15 @@ train: $(INSTALLED)  ## meta-train a small rule into runs/laptop, in minutes
 
 # One worker runs all of a module, whose tests share compiled programs; the longest modules first.
 # Without huge pages, so that workers stay small.
-PYTEST := env -u GLIBC_TUNABLES .venv/bin/python -m pytest -n 2 --dist loadfile \
-  --no-loadscope-reorder
+PYTEST := env -u GLIBC_TUNABLES .venv/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)  ## the fast tests
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n 2 -m "not slow"
 
-# Ray, populations, faults, notebooks, programs of the paper's size.
+# Ray, populations, faults, notebooks, programs of the paper's size. Many of them wait for processes
+# that wait, so that two cores have work for a third.
 test-slow: $(INSTALLED)  ## Ray, populations, faults, notebooks
-	$(PYTEST) -m slow
+	$(PYTEST) -n 3 -m slow
 
 test-all: test test-slow  ## all tests
 

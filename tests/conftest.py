@@ -22,7 +22,14 @@ _MOST_BYTES = 1_300_000_000
 
 # Modules that take longest, which begin first, so that no worker is left with one at the end.
 _LONGEST = (
+  "test_network",
+  "test_launch_faults",
   "test_golden",
+  "test_benchmark",
+  "test_golden_eager",
+  "test_population_run",
+  "test_cluster",
+  "test_distribution_compile",
   "test_rule",
   "test_learned_optimizer",
   "test_evaluation_protocol",
@@ -33,7 +40,8 @@ _LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Longest modules first; the order within a module stays."""
-  items.sort(key=lambda item: item.path.stem not in _LONGEST)
+  place = {name: number for number, name in enumerate(_LONGEST)}
+  items.sort(key=lambda item: place.get(item.path.stem, len(_LONGEST)))
 
 
 def pytest_collection_finish() -> None:
