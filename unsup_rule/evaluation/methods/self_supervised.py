@@ -129,20 +129,15 @@ class VICReg(_TwoViews):
 
   def views(self, key: jax.Array, x_BxP: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two corrupted, noisy views."""
-
-    mask_key, noise_key = jax.random.split(key)
-    bits_BxP = random_bits(mask_key, x_BxP)
-    noise_BxP = normal_noise(noise_key, x_BxP)
-
     deviation_P = self.noise * jnp.std(x_BxP, axis=0)
 
-    def view(shift: int) -> jax.Array:
-      bits, noise = (jnp.roll(drawn_BxP, shift, axis=0) for drawn_BxP in (bits_BxP, noise_BxP))
-      return corrupted(bits, x_BxP, self.corruption) + deviation_P * noise
+    def view(key: jax.Array) -> jax.Array:
+      mask_key, noise_key = jax.random.split(key)
+      seen_BxP = corrupted(random_bits(mask_key, x_BxP), x_BxP, self.corruption)
+      return seen_BxP + deviation_P * normal_noise(noise_key, x_BxP)
 
-    # What is drawn for an example's first view serves its neighbour's second: random numbers cost
-    # as much as the network, and the two views of each example are independent all the same.
-    return view(0), view(1)
+    first, second = jax.random.split(key)
+    return view(first), view(second)
 
   def loss(self, first_BxH: jax.Array, second_BxH: jax.Array) -> jax.Array:
     """Invariance, variance and covariance."""
