@@ -117,7 +117,7 @@ def test_validation_draws_are_in_the_order_of_the_seed_and_as_large_as_the_split
 
 def test_corruption_takes_inputs_of_other_examples():
   x_BxP = jnp.arange(4000.0).reshape(200, 20)
-  out = np.asarray(corrupted(jax.random.bits(jax.random.PRNGKey(0), x_BxP.shape), x_BxP, 0.25))
+  out = np.asarray(corrupted(jax.random.PRNGKey(0), x_BxP, 0.25))
   np.testing.assert_array_equal(out % 20, np.asarray(x_BxP) % 20)  # its own column
   assert np.mean(out != np.asarray(x_BxP)) == pytest.approx(0.25, abs=0.03)
 

@@ -11,7 +11,6 @@ import optax
 
 from unsup_rule.evaluation.methods import base
 from unsup_rule.evaluation.setting import Inputs, Setting
-from unsup_rule.rule import tuning
 from unsup_rule.rule.mlp import NONLINEARITIES
 
 Layers = list[dict[str, jax.Array]]
@@ -78,7 +77,7 @@ class Autoencoder:
       return jnp.split(dense(params["head"], features, mlp.nonlinearity), 2, axis=1)
 
     def loss(params, key, x_BxP):
-      seen_BxP = self._seen(key, x_BxP)
+      seen_BxP = corrupted(key, x_BxP, self.corruption) if self.corruption else x_BxP
       z, log_variance = encode(params, seen_BxP)
       divergence = 0.0
       if log_variance is not None:
@@ -105,11 +104,6 @@ class Autoencoder:
       objective=lambda state, key, x: loss(state[0], key, x),
     )
     return base.training(learner, setting, inputs)
-
-  def _seen(self, key: jax.Array, x_BxP: jax.Array) -> jax.Array:
-    if not self.corruption:
-      return x_BxP
-    return corrupted(random_bits(key, x_BxP), x_BxP, self.corruption)
 
   def cost(self, setting: Setting) -> float:
     """Encoder and decoder."""
@@ -139,19 +133,9 @@ class DenoisingAutoencoder(Autoencoder):
   source = "Vincent et al. 2008"
 
 
-# On their own: within what reads them they would be drawn again for each time that they are read.
-random_bits = tuning.no_fuse(lambda key, x_BxP: jax.random.bits(key, x_BxP.shape))
-normal_noise = tuning.no_fuse(lambda key, x_BxP: jax.random.normal(key, x_BxP.shape))
-
-
-def corrupted(bits_BxP: jax.Array, x_BxP: jax.Array, share: float) -> jax.Array:
-  """Replaces a share of the inputs, each by that of another random example.
-
-  Args:
-    bits_BxP: random uint32; the upper half is the coin, the lower half says which example.
-    x_BxP: a batch of fewer than 65,536 examples.
-    share: of the inputs.
-  """
-  rows_BxP = ((bits_BxP & 0xFFFF) * len(x_BxP)) >> 16
-  others_BxP = jnp.take_along_axis(x_BxP, rows_BxP.astype(jnp.int32), axis=0)
-  return jnp.where((bits_BxP >> 16) < round(share * 2**16), others_BxP, x_BxP)
+def corrupted(key: jax.Array, x_BxP: jax.Array, share: float) -> jax.Array:
+  """Replaces a share of the inputs, each by that of another random example."""
+  mask_key, row_key = jax.random.split(key)
+  rows_BxP = jax.random.randint(row_key, x_BxP.shape, 0, len(x_BxP))
+  others_BxP = jnp.take_along_axis(x_BxP, rows_BxP, axis=0)
+  return jnp.where(jax.random.bernoulli(mask_key, share, x_BxP.shape), others_BxP, x_BxP)

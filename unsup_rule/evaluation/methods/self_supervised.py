@@ -14,13 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from unsup_rule.evaluation.methods import base
-from unsup_rule.evaluation.methods.autoencoders import (
-  corrupted,
-  dense,
-  dense_init,
-  normal_noise,
-  random_bits,
-)
+from unsup_rule.evaluation.methods.autoencoders import corrupted, dense, dense_init
 from unsup_rule.evaluation.setting import Inputs, Setting
 
 
@@ -98,7 +92,7 @@ class SCARF(_TwoViews):
 
   def views(self, key: jax.Array, x_BxP: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The batch, and one corrupted view of it."""
-    return x_BxP, corrupted(random_bits(key, x_BxP), x_BxP, self.corruption)
+    return x_BxP, corrupted(key, x_BxP, self.corruption)
 
   def loss(self, first_BxH: jax.Array, second_BxH: jax.Array) -> jax.Array:
     """InfoNCE."""
@@ -129,12 +123,11 @@ class VICReg(_TwoViews):
 
   def views(self, key: jax.Array, x_BxP: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two corrupted, noisy views."""
-    deviation_P = self.noise * jnp.std(x_BxP, axis=0)
 
     def view(key: jax.Array) -> jax.Array:
       mask_key, noise_key = jax.random.split(key)
-      seen_BxP = corrupted(random_bits(mask_key, x_BxP), x_BxP, self.corruption)
-      return seen_BxP + deviation_P * normal_noise(noise_key, x_BxP)
+      noise_BxP = self.noise * jnp.std(x_BxP, axis=0) * jax.random.normal(noise_key, x_BxP.shape)
+      return corrupted(mask_key, x_BxP, self.corruption) + noise_BxP
 
     first, second = jax.random.split(key)
     return view(first), view(second)
