@@ -44,7 +44,7 @@ class Rule:
   schedule: InnerSchedule
   trained: Recent[dict[int, Params]] = dataclasses.field(default_factory=Recent)
 
-  all_layers: ClassVar[bool] = False
+  output: ClassVar[str] = "embedding"  # what is read of a base model, see `outputs`
   label = "the rule"
   about = "the learned unsupervised update, no labels"
   source = "Metz et al. 2019"
@@ -63,8 +63,8 @@ class Rule:
         if step not in models:
           models[step] = train(models, step)
         params = models[step]
-        features_DxExF = _features(mlp, params, episodes.x_DxExP, self.all_layers)
-        inside = {} if index or self.all_layers else _inside(params, features_DxExF)
+        features_DxExF = _features(mlp, params, episodes.x_DxExP, self.output)
+        inside = {} if index or self.output != "embedding" else _inside(params, features_DxExF)
         layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
         yield base.Snapshot(step, features_DxExF, inside=inside, layers=layers)
 
@@ -98,7 +98,7 @@ class Rule:
 class RuleLayers(Rule):
   """What the rule trains, read from all layers: a linear model may use what each one has."""
 
-  all_layers = True
+  output = "layers"
   label = "the rule, all layers"
   about = "the learned unsupervised update; features = inputs and all layers side by side"
 
@@ -107,7 +107,7 @@ class RuleLayers(Rule):
 class Untrained:
   """The base model as drawn: the same weights that the rule starts from."""
 
-  all_layers: ClassVar[bool] = False
+  output: ClassVar[str] = "embedding"  # what is read of a base model, see `outputs`
   label = "random initialisation"
   about = "the untrained base model with a trained probe"
   source = "Metz et al. 2019"
@@ -120,7 +120,7 @@ class Untrained:
     def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
       params = _initial(mlp, base.seed_keys(setting, index)[0])
       layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
-      features_DxExF = _features(mlp, params, episodes.x_DxExP, self.all_layers)
+      features_DxExF = _features(mlp, params, episodes.x_DxExP, self.output)
       yield base.Snapshot(0, features_DxExF, layers=layers)
 
     return fit
@@ -134,7 +134,7 @@ class Untrained:
 class UntrainedLayers(Untrained):
   """All layers of the base model as drawn."""
 
-  all_layers = True
+  output = "layers"
   label = "random initialisation, all layers"
   about = "the untrained base model; features = inputs and all layers side by side"
   source = "-"
@@ -143,22 +143,14 @@ class UntrainedLayers(Untrained):
 _initial = jax.jit(MLP.init, static_argnums=0)
 
 
-def _features(mlp: MLP, params: Params, x_DxExP: np.ndarray, all_layers: bool) -> np.ndarray:
+def _features(mlp: MLP, params: Params, x_DxExP: np.ndarray, output: str) -> np.ndarray:
   """Of each draw's examples, normalised by their own statistics."""
-  return np.asarray((_side_by_side if all_layers else _embedding)(mlp, params, x_DxExP))
+  return np.asarray(_read(mlp, params, x_DxExP, output))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _embedding(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
-  return jax.lax.map(lambda x_ExP: mlp.features(params, x_ExP), x_DxExP)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _side_by_side(mlp: MLP, params: Params, x_DxExP: jax.Array) -> jax.Array:
-  def one(x_ExP: jax.Array) -> jax.Array:
-    return outputs.read(mlp, params, x_ExP, "layers")
-
-  return jax.lax.map(one, x_DxExP)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _read(mlp: MLP, params: Params, x_DxExP: jax.Array, output: str) -> jax.Array:
+  return jax.lax.map(lambda x_ExP: outputs.read(mlp, params, x_ExP, output), x_DxExP)
 
 
 @functools.partial(jax.jit, static_argnums=0)
