@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from evaluation_helpers import SIZES, blobs, rule_folder, setting
+from sklearn.linear_model import LogisticRegression
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import measuring, provenance, runner
@@ -108,6 +109,30 @@ def test_ridge_agrees_with_the_meta_objective():
   probe = RidgeProbe()(features[0], Targets(episodes.labels_DxK[0]), Targets(truth_DxK[0]), 4)
   predicted = fewshot.predictions(features, episodes)["ridge"]
   assert fewshot.accuracy(predicted, truth_DxK) == pytest.approx(float(probe.accuracy_test))
+
+
+def test_logistic_regression_is_that_of_all_features_where_these_are_many():
+  random = np.random.default_rng(3)
+  labels_DxK = np.tile(np.arange(4), (2, 5))
+  centres_WxF = random.normal(size=(4, 90))
+  both = np.concatenate([labels_DxK, labels_DxK], axis=1)
+  features = (centres_WxF[both] + 3 * random.normal(size=(2, 40, 90))).astype(np.float32)
+  episodes = fewshot.Episodes(features, labels_DxK, 4, np.arange(90))
+  found = fewshot.predictions(features, episodes)["logistic"]
+  for predicted, x_ExF, labels_K in zip(found, features.astype(float), labels_DxK, strict=True):
+    model = LogisticRegression(tol=1e-8, max_iter=5000).fit(x_ExF[:20], labels_K)
+    second, best = np.sort(model.predict_proba(x_ExF[20:]), axis=1)[:, -2:].T
+    assert np.min(best - second) > 1e-4  # So that rounding chooses no class.
+    np.testing.assert_array_equal(predicted, model.predict(x_ExF[20:]))
+  assert 0.3 < fewshot.accuracy(found, labels_DxK) < 1
+
+
+def test_logistic_regression_is_fitted_after_the_last_step_alone(blob_data):
+  first, last = measured(BASELINES["vae"](), steps=(0, 2))
+  assert first["logistic"] is None
+  assert len(last["logistic"]) == len(first["cv"]) == len(last["cv"]) == 2
+  (once,) = measured(BASELINES["inputs"](), steps=(0, 2))
+  assert len(once["logistic"]) == 2
 
 
 @pytest.mark.parametrize("name", ["untrained", "inputs", "pca", "kmeans", "spectral", "supervised"])

@@ -5,7 +5,7 @@ import io
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ def measure(
     For each step: "step", lists over seeds of accuracies by probe and of the objective, of the
     accuracy on draws of the train split ("validation", by which a method's best step is chosen),
     and "layers" with such lists by the name of a layer; None for what the method does not have.
+    Slow probes are fitted after the last step alone.
   """
   setting = cell.setting
   train, test = (setting.data.load(s) for s in (setting.data.train_split, setting.data.test_split))
@@ -58,9 +59,9 @@ def measure(
   inside: dict[str, np.ndarray] = {}
   for index in range(setting.seeds):
     drawn = _draw(cell, train, test, index)
-    for snapshot in fit(index, drawn.episodes):
+    for snapshot, is_last in _marked(fit(index, drawn.episodes)):
       entry = by_step.setdefault(snapshot.step, _no_scores(snapshot.step))
-      for name, value in _scores(snapshot, drawn, index).items():
+      for name, value in _scores(snapshot, drawn, index, is_last).items():
         entry[name].append(value)
       for name, value in _layer_scores(snapshot, drawn).items():
         entry["layers"].setdefault(name, []).append(value)
@@ -77,6 +78,17 @@ def measure(
     {name: value if value else None for name, value in entry.items()} | {"step": entry["step"]}
     for entry in by_step.values()
   ]
+
+
+def _marked(snapshots: Iterable[Snapshot]) -> Iterator[tuple[Snapshot, bool]]:
+  """Each with whether it is the last one."""
+  before: Snapshot | None = None
+  for snapshot in snapshots:
+    if before is not None:
+      yield before, False
+    before = snapshot
+  if before is not None:
+    yield before, True
 
 
 class _Drawn(NamedTuple):
@@ -122,9 +134,9 @@ def arrays_path(folder: str | os.PathLike, key: str) -> pathlib.Path:
   return pathlib.Path(folder) / "arrays" / f"{key}.npz"
 
 
-def _scores(snapshot: Snapshot, drawn: _Drawn, index: int) -> dict[str, float]:
+def _scores(snapshot: Snapshot, drawn: _Drawn, index: int, is_last: bool) -> dict[str, float]:
   try:
-    predicted = fewshot.predictions(snapshot.features_DxExF, drawn.episodes)
+    predicted = fewshot.predictions(snapshot.features_DxExF, drawn.episodes, slow=is_last)
   except FloatingPointError as error:
     raise FloatingPointError(f"{error} at step {snapshot.step}, seed {index}") from error
   if snapshot.predictions_DxK is not None:

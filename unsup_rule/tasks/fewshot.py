@@ -112,8 +112,15 @@ def permutation_of(setting: Setting, index: int, n_inputs: int) -> np.ndarray:
   return np.random.default_rng([setting.seed, index, 1]).permutation(n_inputs).astype(np.int32)
 
 
-def predictions(features_DxExF: np.ndarray, episodes: Episodes) -> dict[str, np.ndarray]:
+def predictions(
+  features_DxExF: np.ndarray, episodes: Episodes, *, slow: bool = True
+) -> dict[str, np.ndarray]:
   """Classes of the query half [D, K] by each probe, fitted on the labelled half.
+
+  Args:
+    features_DxExF: of every example of every draw.
+    episodes: the draws.
+    slow: whether logistic regression, which takes longest, is among the probes.
 
   Raises:
     FloatingPointError: the features are not finite.
@@ -121,11 +128,13 @@ def predictions(features_DxExF: np.ndarray, episodes: Episodes) -> dict[str, np.
   features_DxExF = np.asarray(features_DxExF, np.float32)
   if not np.isfinite(features_DxExF).all():
     raise FloatingPointError("features are not finite")
-  return {
+  predicted = {
     "cv": ridge_cv.predict(features_DxExF, episodes.labels_DxK),
     "ridge": np.asarray(_ridge(features_DxExF, episodes.labels_DxK, episodes.n_ways)),
-    "logistic": _logistic(features_DxExF, episodes.labels_DxK),
   }
+  if slow:
+    predicted["logistic"] = _logistic(features_DxExF, episodes.labels_DxK)
+  return predicted
 
 
 def accuracy(predicted_DxK: np.ndarray, truth_DxK: np.ndarray) -> float:
@@ -160,9 +169,21 @@ def _logistic(features_DxExF: np.ndarray, labels_DxK: np.ndarray) -> np.ndarray:
     # Features of no use at all need not converge; what they predict is counted all the same.
     warnings.simplefilter("ignore", ConvergenceWarning)
     for features_ExF, labels_K in zip(features_DxExF, labels_DxK, strict=True):
-      model = LogisticRegression(C=1.0, max_iter=1000).fit(features_ExF[:k], labels_K)
-      predicted.append(model.predict(features_ExF[k:]))
+      x_ExF = _in_span(features_ExF, k)
+      model = LogisticRegression(C=1.0, max_iter=1000).fit(x_ExF[:k], labels_K)
+      predicted.append(model.predict(x_ExF[k:]))
   return np.stack(predicted)
+
+
+def _in_span(features_ExF: np.ndarray, k: int) -> np.ndarray:
+  """Coordinates [E, K] in the span of the first k examples, where these have more features.
+
+  The penalty keeps the weights of a regression in that span, so that it is the same one.
+  """
+  if features_ExF.shape[1] <= k:
+    return features_ExF
+  basis_FxK, _ = np.linalg.qr(features_ExF[:k].T)
+  return features_ExF @ basis_FxK
 
 
 def mean_and_error(values: np.ndarray | Sequence[float]) -> tuple[float, float]:
