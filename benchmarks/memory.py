@@ -33,6 +33,7 @@ def main() -> None:
   gin_flags.add_arguments(parser, "truncated_grad.num_tasks=2")
   arguments = parser.parse_args()
   compilation.cache_on_disk()
+  compilation.give_memory_back()
   text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
   found = settings.read(text, arguments.gin_import)
   estimators.keep(found.trainer.max_programs)

@@ -7,6 +7,7 @@ import pwd
 import stat
 import subprocess
 import sys
+import textwrap
 from typing import Any
 
 import jax
@@ -259,6 +260,30 @@ def test_memory_that_was_freed_between_what_stays_goes_back():
   memory.give_back()
   assert before - process.memory_info().rss > 40e6
   assert len(blocks) == 1000
+
+
+def test_memory_of_a_compilation_goes_back_before_the_program_runs():
+  code = """
+    import jax, numpy as np
+    from unsup_rule.machine import compilation, memory
+    order = []
+    memory.give_back = lambda: order.append("given back")
+    compilation.give_memory_back(0.0)
+    compilation.give_memory_back(0.0)
+
+    @jax.jit
+    def program(x):
+      shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+      return jax.pure_callback(lambda x: order.append("run") or x, shape, x)
+
+    for _ in range(2):
+      program(np.ones(3)).block_until_ready()
+    print(*order, sep=", ")
+  """
+  ran = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+  )
+  assert ran.stdout == "given back, run, run\n", ran.stderr
 
 
 def test_a_quota_bounds_the_cores(monkeypatch):

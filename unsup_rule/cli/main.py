@@ -124,6 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
   compilation.quickly_on_gpus()
   if arguments.command != "bench":  # It measures compilation.
     compilation.cache_on_disk()
+    compilation.give_memory_back()
   return importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
 
 

@@ -37,6 +37,7 @@ class RunRole:
     """
     redirect(self.folder, log)
     compilation.cache_on_disk()
+    compilation.give_memory_back()
     with _reading:
       gin.clear_config()
       gin_files.parse_text(self.config_text, self.imports)

@@ -1,6 +1,7 @@
 """Compiled programs kept on disk, so that only the first run of a program compiles it."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.machine import memory
 
 # Measured on an H200: the products of an estimate are small and many. With kernels of XLA's own for
 # them, each tried in several forms, it compiles three to five times longer and runs no faster.
@@ -43,3 +45,20 @@ def cache_on_disk() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@functools.cache
+def give_memory_back(least_seconds: float = 2.0) -> None:
+  """From now on, what a long compilation has freed goes back to the system before the program runs.
+
+  At the paper's sizes it is a gigabyte, and the first estimate takes another.
+
+  Args:
+    least_seconds: a compilation that is worth the tenth of a second that it takes.
+  """
+
+  def after(event: str, seconds: float, **_: str | int) -> None:
+    if "backend_compile" in event and seconds >= least_seconds:
+      memory.give_back()
+
+  jax.monitoring.register_event_duration_secs_listener(after)
