@@ -347,6 +347,32 @@ def test_programs_of_estimators_beyond_the_bound_are_let_go_of():
   assert sampled(found, 4) is in_use
 
 
+def test_one_program_is_compiled_beside_fewer_and_the_others_come_back():
+  estimators.keep(3)
+  family = quadratics.FixedDimQuadraticFamily(3)
+  sampled = estimators.truncated_pes(
+    family, _LEARNED_OPT, _constant(10), num_tasks=2, trunc_length=(1, 2, 4)
+  )
+  assert isinstance(sampled, estimators.SampledTruncations)
+  key = jax.random.PRNGKey(0)
+  state = sampled.init_worker_state(_weights(), key)
+  first, second, third = sampled.estimators
+
+  def loss(one):
+    return one.compute_gradient_estimate(_weights(), key, state)[0].mean_loss
+
+  def in_memory():
+    return [one.has_program for one in sampled.estimators]
+
+  loss_of_first = loss(first)
+  loss(second)
+  assert in_memory() == [True, True, False]
+  loss(third)
+  assert in_memory() == [False, True, True]  # To compile takes the room of two.
+  assert loss(first) == loss_of_first
+  assert in_memory() == [True, True, True]  # What was compiled before needs its own room alone.
+
+
 _BINDINGS = """
 run_train.lopt = @LearnableSGD()
 run_train.num_steps = 3

@@ -198,7 +198,7 @@ class _Shared:
     found = self._living.get(kind)
     if found is None:
       memory.give_back()  # What compiling the ones before has left.
-      found = GroupedEstimator(_stock(kind), kind.groups, kind.precision)
+      found = GroupedEstimator(_stock(kind), kind.groups, kind.precision, self.make_room)
       self._living[kind] = found
     self._latest.pop(kind, None)
     self._latest[kind] = found
@@ -211,8 +211,25 @@ class _Shared:
     if dropped := list(self._latest)[:-most]:
       for kind in dropped:
         del self._latest[kind]
-      gc.collect()  # An estimator and its programs hold each other.
-      memory.give_back()
+      _free()
+
+  def make_room(self, estimator: GroupedEstimator) -> None:
+    """Lets go of programs before this estimator makes its own.
+
+    The first time, to compile it takes the room of two: at most `most` - 2 stay beside it.
+    Estimators whose program went read it back from the cache on disk when they are next asked.
+    """
+    beside = self._most - (1 if estimator.had_program else 2)
+    others = [one for one in self._latest.values() if one is not estimator and one.has_program]
+    if dropped := others[: max(0, len(others) - beside)]:
+      for one in dropped:
+        one.drop_program()
+      _free()
+
+
+def _free() -> None:
+  gc.collect()  # An estimator and its programs hold each other.
+  memory.give_back()
 
 
 _shared = _Shared(MOST_KEPT)

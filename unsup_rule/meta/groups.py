@@ -90,10 +90,19 @@ class GroupedEstimator(GradientEstimator):
     truncated_step: of the stock estimator, which HEAD's estimators keep what they unroll in.
     task_family: what all of them work on.
     learned_opt: the optimizer whose theta is meta-trained.
+    make_room: is called with this estimator before it makes its program.
+    had_program: whether it has made it before; then the cache on disk has it.
   """
 
-  def __init__(self, stock: StockEstimator, n_groups: int, precision: str | None = None):
+  def __init__(
+    self,
+    stock: StockEstimator,
+    n_groups: int,
+    precision: str | None = None,
+    make_room: Callable[["GroupedEstimator"], None] = lambda _: None,
+  ):
     self.stock, self.n_groups, self.precision = stock, n_groups, precision
+    self.make_room, self.had_program = make_room, False
     self.truncated_step = step_of(stock)
     self.task_family: tasks_base.TaskFamily = self.truncated_step.task_family
     self.learned_opt: lopt_base.LearnedOptimizer = self.truncated_step.learned_opt
@@ -203,11 +212,22 @@ class GroupedEstimator(GradientEstimator):
 
     return jax.jit(init)
 
+  @property
+  def has_program(self) -> bool:
+    """Whether `program` is in memory."""
+    return "program" in self.__dict__
+
+  def drop_program(self) -> None:
+    """Lets go of `program`; the next estimate makes it anew."""
+    self.__dict__.pop("program", None)
+
   @functools.cached_property
   def program(
     self,
   ) -> Callable[[WorkerWeights, jax.Array, GradientEstimatorState], GradientEstimatorOut]:
     """(worker weights, keys [devices, 2], state [devices, ..]) -> what each group found."""
+    self.make_room(self)
+    self.had_program = True
     # HEAD wants data from outside of a program, even where there is none.
     data = {"datas_list": self.stock.get_datas()} if compat.IS_HEAD else {}
 
