@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -240,18 +241,39 @@ def test_the_rule_trains_on_the_train_split(blob_data, tmp_path):
 
 def test_readouts_that_share_models_give_what_each_gives_alone(blob_data, tmp_path):
   episodes, _ = fewshot.draw(blobs("test"), setting(), 0)
+  borrowed = []
 
   def features(method, split, *steps):
     fit = method.prepare(setting(steps=steps), Inputs.of(blobs(split)))
-    return [snapshot.features_DxExF for snapshot in fit(0, episodes)]
+    snapshots = list(fit(0, episodes))
+    borrowed.append(sum(snapshot.borrowed_seconds for snapshot in snapshots))
+    return [snapshot.features_DxExF for snapshot in snapshots]
 
   alone = rule("rule_layers", tmp_path / "rule")
   first = RULES["rule"](alone.theta, alone.sizes, alone.schedule)
   second = RULES["rule_layers"](first.theta, first.sizes, first.schedule, first.trained)
   assert len(features(first, "train", 0, 3)) == 2
   np.testing.assert_array_equal(features(second, "train", 3), features(alone, "train", 3))
+  assert [seconds > 0 for seconds in borrowed] == [False, True, False]
   # Other train inputs, other models.
   assert not np.array_equal(features(second, "train+", 3), features(alone, "train", 3))
+
+
+def test_what_seeds_share_is_counted_with_each(blob_data):
+  class Busy:
+    label = about = "busy"
+
+    def prepare(self, unused_setting, unused_inputs):
+      end = time.process_time() + 0.1
+      while time.process_time() < end:
+        pass
+      return BASELINES["inputs"]().prepare(unused_setting, unused_inputs)
+
+    def cost(self, unused_setting):
+      return 0.0
+
+  (entry,) = measured(Busy(), seeds=3)
+  assert entry["borrowed_seconds"] == [0.0, *[pytest.approx(0.1, abs=0.05)] * 2]
 
 
 def test_models_are_made_once_for_what_they_depend_on():
@@ -259,7 +281,7 @@ def test_models_are_made_once_for_what_they_depend_on():
   recent = Recent()
 
   def get(made_for, index):
-    return recent.get(made_for, index, lambda: made.append((made_for, index)) or len(made))
+    return recent.get(made_for, index, lambda: made.append((made_for, index)) or len(made))[0]
 
   assert [get("a", 0), get("a", 1), get("a", 0), get("b", 0), get("a", 0)] == [1, 2, 1, 3, 4]
   assert made == [("a", 0), ("a", 1), ("b", 0), ("a", 0)]

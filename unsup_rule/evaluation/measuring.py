@@ -31,6 +31,7 @@ def attempt(cell: Cell, folder: pathlib.Path, provenance: Row, progress: Progres
   try:
     row["ways"] = cell.setting.data.load(cell.setting.data.test_split).n_classes
     row["measurements"] = measure(cell, folder, progress)
+    row["borrowed_seconds"] = round(sum(sum(m["borrowed_seconds"]) for m in row["measurements"]), 1)
   except Exception as error:  # Whatever it is, the other cells go on and the report shows it.
     reason = (str(error).splitlines() or [""])[0]
     row["status"], row["reason"] = "failed", f"{type(error).__name__}: {reason}"[:300]
@@ -47,22 +48,28 @@ def measure(
   Returns:
     For each step: "step", lists over seeds of accuracies by probe and of the objective, of the
     accuracy on draws of the train split ("validation", by which a method's best step is chosen),
-    and "layers" with such lists by the name of a layer; None for what the method does not have.
-    Slow probes are fitted after the last step alone.
+    of processor time that was spent on the same model for another seed or cell
+    ("borrowed_seconds"), and "layers" with such lists by the name of a layer; None for what the
+    method does not have. Slow probes are fitted after the last step alone.
   """
   setting = cell.setting
   train, test = (setting.data.load(s) for s in (setting.data.train_split, setting.data.test_split))
   if train.n_inputs != test.n_inputs:
     raise UnsupRuleError(f"{setting.data.label}: splits differ in the size of their examples")
+  start = time.process_time()
   fit = prepared(cell.method, setting, Inputs.of(train), Inputs.of(test))
+  shared_seconds = time.process_time() - start
   by_step: dict[int, Row] = {}
   inside: dict[str, np.ndarray] = {}
   for index in range(setting.seeds):
     drawn = _draw(cell, train, test, index)
+    borrowed = shared_seconds if index else 0.0
     for snapshot, is_last in _marked(fit(index, drawn.episodes)):
       entry = by_step.setdefault(snapshot.step, _no_scores(snapshot.step))
       for name, value in _scores(snapshot, drawn, index, is_last).items():
         entry[name].append(value)
+      entry["borrowed_seconds"].append(snapshot.borrowed_seconds + borrowed)
+      borrowed = 0.0
       for name, value in _layer_scores(snapshot, drawn).items():
         entry["layers"].setdefault(name, []).append(value)
       inside |= {f"{name}/{snapshot.step}": value for name, value in snapshot.inside.items()}
@@ -125,7 +132,7 @@ def _draw(cell: Cell, train: Dataset, test: Dataset, index: int) -> _Drawn:
 
 
 def _no_scores(step: int) -> Row:
-  names = (*fewshot.PROBES, "validation", "objective")
+  names = (*fewshot.PROBES, "validation", "objective", "borrowed_seconds")
   return {"step": step, **{name: [] for name in names}, "layers": {}}
 
 

@@ -138,12 +138,14 @@ class _Worker:
     return message
 
   def end(self) -> None:
-    """Ends the process, whatever it does."""
+    """Ends the process, whatever it does; one that waits for a cell ends by itself, and tidies."""
+    self.connection.close()
+    if self.cell is None:
+      self._process.join(timeout=5)
     self._process.terminate()
     self._process.join(timeout=5)
     self._process.kill()
     self._process.join()
-    self.connection.close()
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ def run(
         part = message
       done[cell.key] += part
       bar.set_postfix_str(cell.label, refresh=False)
-      bar.update(max(0, part))
+      bar.update(min(max(0, part), total - bar.n))
   return [row for cell in cells if (row := store.get(cell.key)) is not None]
 
 

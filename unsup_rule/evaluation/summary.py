@@ -152,8 +152,13 @@ def _line(of: dict[str, Row], rule: dict[str, Row], probe: str) -> Line:
     bool(first.get("reference")),
     values,
     differences,
-    {label: row["cpu_seconds"] / comparison.n_seeds(row) for label, row in of.items()},
+    {label: _seconds(row) for label, row in of.items()},
   )
+
+
+def _seconds(row: Row) -> float:
+  """Processor time of one fit, whichever cell of several that share it has spent it."""
+  return (row["cpu_seconds"] + row.get("borrowed_seconds", 0.0)) / comparison.n_seeds(row)
 
 
 def value_of(row: Row, probe: str = HEADLINE) -> Value | None:

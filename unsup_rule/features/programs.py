@@ -119,16 +119,11 @@ def _padded(x_BxN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return padded, (np.arange(len(padded)) < n).astype(np.float32)
 
 
-def width(mlp: MLP, all_layers: bool) -> int:
-  """How many numbers `embed` gives for a row."""
-  return (mlp.n_inputs + sum(mlp.hidden)) * all_layers + mlp.n_outputs
-
-
 def embed(
   mlp: MLP, network: frozen.Network, n: int, rows: Rows, inputs: outputs.Centred | None = None
 ) -> np.ndarray:
   """`frozen.embed` of rows 0 .. n - 1, float32 [n, width]."""
-  out = np.empty((n, width(mlp, inputs is not None)), np.float32)
+  out = np.empty((n, outputs.width(mlp, "embedding" if inputs is None else "layers")), np.float32)
   network = jax.tree.map(jnp.asarray, network)
   padded = np.zeros((_BLOCK, mlp.n_inputs), np.float32)
   for start in range(0, n, _BLOCK):

@@ -231,7 +231,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     self.order_ = self._random.permutation(n_inputs)
     self.n_steps_ = 0
     self.scaler_ = StandardScaler() if self.standardize else None
-    self._all_layers = self.output == "layers"
+    self._output = self.output
     self._sample = Sample(n_inputs)
     self._waiting = np.zeros((0, n_inputs))
     return rule
@@ -262,7 +262,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     sample = self._sample.rows
     x = self._rows(sample)(np.arange(len(sample)))
     self.network_ = programs.freeze(self.mlp_, self.params_, x)
-    self._inputs = programs.centred(x) if self._all_layers else None
+    self._inputs = programs.centred(x) if self._output == "layers" else None
     if not all(np.isfinite(x).all() for x in jax.tree.leaves((self.params_, self.network_))):
       raise UnsupRuleError(
         f"the weights are not finite after {self.n_steps_} steps; use fewer, or another rule"
@@ -335,7 +335,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
   @property
   def _n_features_out(self) -> int:
-    return programs.width(self.mlp_, self._all_layers)
+    return outputs.width(self.mlp_, self._output)
 
   def __sklearn_tags__(self):
     tags = super().__sklearn_tags__()

@@ -42,6 +42,12 @@ def check(output: str, name: str) -> None:
     raise UnsupRuleError(f"{name} is {output!r}; give " + " or ".join(map(repr, OUTPUTS)))
 
 
+def width(mlp: MLP, output: str) -> int:
+  """How many numbers `read` gives for an example."""
+  beside = mlp.n_inputs + sum(mlp.hidden) if output == "layers" else 0
+  return beside + mlp.n_outputs
+
+
 def read(mlp: MLP, params: Params, x_BxN: jax.Array, output: str) -> jax.Array:
   """Features of a batch [B, n_0] under its own statistics.
 

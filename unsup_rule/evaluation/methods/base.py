@@ -33,6 +33,7 @@ class Snapshot(NamedTuple):
     inside: arrays for figures, by name; empty for most.
     layers: features [D, E, units] of each layer of the base model, by name, if the setting asks for
       them: "1 pre" before the nonlinearity of the first layer, "1" after it.
+    borrowed_seconds: processor time that another cell of this process has spent on the model.
   """
 
   step: int
@@ -41,6 +42,7 @@ class Snapshot(NamedTuple):
   objective: float | None = None
   inside: dict[str, np.ndarray] = {}  # noqa: RUF012  (a tuple's default, never changed)
   layers: dict[str, np.ndarray] = {}  # noqa: RUF012
+  borrowed_seconds: float = 0.0
 
 
 SHOWN_EXAMPLES = 1000  # drawn examples whose embedding figures show

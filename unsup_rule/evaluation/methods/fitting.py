@@ -36,7 +36,7 @@ def anew(make: Callable[[int], Embed]) -> base.Fit:
   """Fits each seed's features by themselves: `make(index)` in the seed's order of the inputs."""
 
   def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
-    yield base.Snapshot(0, _embedded(make(index), episodes.x_DxExP))
+    yield base.Snapshot(0, embedded(make(index), episodes.x_DxExP))
 
   return fit
 
@@ -57,7 +57,7 @@ def shared(embed: Embed) -> base.Fit:
 
   def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
     natural_P = np.argsort(episodes.permutation)
-    yield base.Snapshot(0, _embedded(once_each, episodes.x_DxExP[:, :, natural_P]))
+    yield base.Snapshot(0, embedded(once_each, episodes.x_DxExP[:, :, natural_P]))
 
   return fit
 
@@ -67,6 +67,7 @@ def _rows(setting: Setting, index: int, n: int, count: int) -> np.ndarray:
   return np.sort(random.choice(n, min(n, count), replace=False))
 
 
-def _embedded(embed: Embed, x_DxExP: np.ndarray) -> np.ndarray:
+def embedded(embed: Embed, x_DxExP: np.ndarray) -> np.ndarray:
+  """Features [D, E, F] of every example of every draw."""
   d, e, p = x_DxExP.shape
   return embed(x_DxExP.reshape(d * e, p)).reshape(d, e, -1)

@@ -112,12 +112,15 @@ class KMeans:
       model = Clustering(clusters).set_params(n_init=1, max_iter=50, random_state=index)
       return model.fit(sample_NxP)
 
-    def make(index: int) -> fitting.Embed:
+    def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
       made_for = (self, inputs.digest, setting.permute, setting.seed)
-      model = _CLUSTERINGS.get(made_for, index, lambda: fitted(index))
-      return lambda x_NxP: triangle(model.transform(x_NxP))
+      model, borrowed = _CLUSTERINGS.get(made_for, index, lambda: fitted(index))
+      features_DxExF = fitting.embedded(
+        lambda x_NxP: triangle(model.transform(x_NxP)), episodes.x_DxExP
+      )
+      yield base.Snapshot(0, features_DxExF, borrowed_seconds=borrowed)
 
-    return fitting.anew(make)
+    return fit
 
   def cost(self, setting: Setting) -> float:
     """A clustering."""

@@ -6,8 +6,9 @@ that cells and rules share them.
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,13 @@ _SHOWN_UNITS = 32  # whose receptive fields are kept
 _KEPT_NUMBERS = 2**22  # in models that are kept for other readouts, at most
 
 
+class _Model(NamedTuple):
+  """A base model, and the processor seconds that it has taken since it was drawn."""
+
+  params: Params
+  seconds: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rule:
   """Trains the base model with the unsupervised rule.
@@ -42,7 +50,7 @@ class Rule:
   theta: Theta
   sizes: Sizes
   schedule: InnerSchedule
-  trained: Recent[dict[int, Params]] = dataclasses.field(default_factory=Recent)
+  trained: Recent[dict[int, _Model]] = dataclasses.field(default_factory=Recent)
 
   output: ClassVar[str] = "embedding"  # what is read of a base model, see `outputs`
   label = "the rule"
@@ -57,23 +65,29 @@ class Rule:
 
     def fit(index: int, episodes: Episodes) -> Iterator[base.Snapshot]:
       kept = mlp.n_parameters <= _KEPT_NUMBERS
-      models = self.trained.get(made_for, index, dict) if kept else {}
+      models = self.trained.get(made_for, index, dict)[0] if kept else {}
       train = self._trainer(mlp, setting, inputs, index, episodes.permutation)
+      seconds = 0.0  # That the model of the step before has taken.
       for step in setting.steps:
-        if step not in models:
-          models[step] = train(models, step)
-        params = models[step]
+        if step in models:
+          borrowed = models[step].seconds - seconds
+        else:
+          models[step], there = train(models, step)
+          borrowed = there - seconds
+        params, seconds = models[step]
         features_DxExF = _features(mlp, params, episodes.x_DxExP, self.output)
         inside = {} if index or self.output != "embedding" else _inside(params, features_DxExF)
         layers = _layers(mlp, params, episodes.x_DxExP) if setting.layers else {}
-        yield base.Snapshot(step, features_DxExF, inside=inside, layers=layers)
+        yield base.Snapshot(
+          step, features_DxExF, inside=inside, layers=layers, borrowed_seconds=borrowed
+        )
 
     return fit
 
   def _trainer(
     self, mlp: MLP, setting: Setting, inputs: Inputs, index: int, permutation: np.ndarray
-  ) -> Callable[[dict[int, Params], int], Params]:
-    """Of one seed: (models by step, a later step) -> the model after it."""
+  ) -> Callable[[dict[int, _Model], int], tuple[_Model, float]]:
+    """Of one seed: (models by step, a later step) -> the model after it, and seconds of before."""
     init_key, train_key = base.seed_keys(setting, index)
     numbers_SxB = np.asarray(_numbers(train_key, setting, len(inputs.values_NxP)))
 
@@ -81,11 +95,13 @@ class Rule:
       x = inputs.values_NxP[numbers][..., permutation]
       return x.astype(np.float32) * np.float32(inputs.scale)
 
-    def train(models: dict[int, Params], step: int) -> Params:
+    def train(models: dict[int, _Model], step: int) -> tuple[_Model, float]:
+      start = time.process_time()
       done = max((earlier for earlier in models if earlier < step), default=0)
-      params = models[done] if done in models else jax.tree.map(np.asarray, _initial(mlp, init_key))
+      params, before = models.get(done) or (jax.tree.map(np.asarray, _initial(mlp, init_key)), 0.0)
       rule, batches = (self.sizes, self.theta, self.schedule), iter(numbers_SxB[done:step])
-      return programs.train(rule, mlp, params, done, rows, batches, lambda count: None)
+      params = programs.train(rule, mlp, params, done, rows, batches, lambda count: None)
+      return _Model(params, before + time.process_time() - start), before
 
     return train
 
