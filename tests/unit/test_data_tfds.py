@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -195,6 +197,27 @@ def _real(name: str, split: str, cache_dir: pathlib.Path) -> Dataset:
   if not any(folder.rglob("dataset_info.json")):
     pytest.skip(f"data set {name} is not prepared in {folder.parent} (set TFDS_DATA_DIR)")
   return load(name, split, cache_dir=cache_dir)
+
+
+def test_a_command_says_nothing_of_tensorflow(data_dir, tmp_path):
+  bindings = [
+    f"load_data.data_dir = '{data_dir}'",
+    "task_distribution.sources = [{'name': 'unsup_rule_colours', 'ways': (3,)}]",
+    "trainer.heldout_fn = None",
+  ]
+  environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+  command = [sys.executable, "-m", "unsup_rule", "describe", "--config_file=smoke.gin"]
+  told = subprocess.run(
+    [*command, *(f"--gin_bindings={binding}" for binding in bindings)],
+    env={**environment, "UNSUP_RULE_CACHE": str(tmp_path)},
+    capture_output=True,
+    text=True,
+    timeout=240,
+  )
+  assert told.returncode == 0, told.stderr
+  assert "unsup_rule_colours" in told.stdout
+  for line in told.stderr.replace("\r", "\n").split("\n"):
+    assert not line.strip() or line.strip().startswith("reading "), line
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand and returns its exit code: 2 for an error a user can act on."""
   argv = list(sys.argv[1:] if argv is None else argv)
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of TensorFlow and XLA, when they load.
+  # TensorFlow and XLA talk when they load; of one thing at any level: how TensorFlow computes, which
+  # is asked for no more than to read data.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):  # Not all cards are ASCII.
       stream.reconfigure(errors="backslashreplace")

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import logging
 import os
 import pathlib
 import re
@@ -98,6 +99,8 @@ def _tfds() -> Any:
       f"cannot import TensorFlow Datasets ({_one_line(error)}): {extras.remedy('tfds')}, or use "
       "the built-in 'glyphs'"
     ) from error
+  if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") >= "2":  # TensorFlow itself is to warn of nothing.
+    logging.getLogger("absl").setLevel(logging.ERROR)
   return tensorflow_datasets
 
 

@@ -33,6 +33,7 @@ _INHERITED = (
   "JAX_PLATFORMS",
   "PYTHONPATH",
   "TF_CPP_MIN_LOG_LEVEL",
+  "TF_ENABLE_ONEDNN_OPTS",
 )
 # XLA takes the temporaries of a program fresh from the kernel each time that it runs; clearing
 # pages of 4 kB takes a sixth of the time of a truncation at the paper's sizes.
