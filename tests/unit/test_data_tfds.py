@@ -203,6 +203,7 @@ def test_a_command_says_nothing_of_tensorflow(data_dir, tmp_path):
   bindings = [
     f"load_data.data_dir = '{data_dir}'",
     "task_distribution.sources = [{'name': 'unsup_rule_colours', 'ways': (3,)}]",
+    "task_distribution.examples_per_class = 5",
     "trainer.heldout_fn = None",
   ]
   environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
