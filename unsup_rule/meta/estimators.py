@@ -35,6 +35,7 @@ from unsup_rule.meta.segments import SegmentedGrad, segment_of
 REMAT = ("none", "sqrt")
 PRECISIONS = (None, "highest", "tensorfloat32", "bfloat16")
 MOST_KEPT = 16  # Estimators of one process; each holds its compiled programs, 100 to 350 MB.
+COMPILED = 3  # So many programs have room where one is compiled.
 
 # HEAD passes both in one where 0.0.1 passes the two one by one.
 TaskAndOptimizer = tuple[tasks_base.TaskFamily, lopt_base.LearnedOptimizer]
@@ -216,10 +217,10 @@ class _Shared:
   def make_room(self, estimator: GroupedEstimator) -> None:
     """Lets go of programs before this estimator makes its own.
 
-    The first time, to compile it takes the room of two: at most `most` - 2 stay beside it.
+    To compile it, the first time, takes the room of several: so many fewer stay beside it.
     Estimators whose program went read it back from the cache on disk when they are next asked.
     """
-    beside = self._most - (1 if estimator.had_program else 2)
+    beside = self._most - (1 if estimator.had_program else COMPILED)
     others = [one for one in self._latest.values() if one is not estimator and one.has_program]
     if dropped := others[: max(0, len(others) - beside)]:
       for one in dropped:

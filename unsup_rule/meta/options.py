@@ -74,7 +74,7 @@ class TrainerOptions:
     max_programs: estimators, one for each architecture and length of a truncation, that a process
       keeps compiled, at 100 to 350 MB each; beyond them the one used longest ago is dropped, and
       read from the cache of compiled programs where it comes up again. One that is compiled counts
-      twice. On accelerators those that were compiled ahead stay as well.
+      as three. On accelerators those that were compiled ahead stay as well.
     phases: bindings that take force at an outer step and stay, as {step: [binding, ..]}; later ones
       on top of earlier ones. The estimators are then sampled anew.
   """
