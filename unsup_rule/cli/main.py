@@ -33,8 +33,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand and returns its exit code: 2 for an error a user can act on."""
   argv = list(sys.argv[1:] if argv is None else argv)
-  # TensorFlow and XLA talk when they load; of one thing at any level: how TensorFlow computes, which
-  # is asked for no more than to read data.
+  # TensorFlow and XLA talk when they load; of how TensorFlow computes at any level, though it is
+  # only asked to read data.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   for stream in (sys.stdout, sys.stderr):
