@@ -57,8 +57,8 @@ def give_memory_back(least_seconds: float = 2.0) -> None:
     least_seconds: a compilation that is worth the tenth of a second that it takes.
   """
 
-  def after(event: str, seconds: float, **_: str | int) -> None:
-    if "backend_compile" in event and seconds >= least_seconds:
+  def after(event: str, duration_secs: float, **_: str | int) -> None:
+    if "backend_compile" in event and duration_secs >= least_seconds:
       memory.give_back()
 
   jax.monitoring.register_event_duration_secs_listener(after)

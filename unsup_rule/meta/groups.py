@@ -219,7 +219,8 @@ class GroupedEstimator(GradientEstimator):
 
   def drop_program(self) -> None:
     """Lets go of `program`; the next estimate makes it anew."""
-    self.__dict__.pop("program", None)
+    if self.has_program:
+      del self.program
 
   @functools.cached_property
   def program(
