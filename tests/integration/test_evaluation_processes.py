@@ -13,6 +13,8 @@ import time
 import pytest
 from evaluation_helpers import rule_folder
 
+from unsup_rule.evaluation.store import TIMES
+
 SMALL = (
   "evaluate.n_outputs=8",
   "evaluate.widths=(12,)",
@@ -39,7 +41,7 @@ def numbers(out):
   """results.csv without what differs from run to run."""
   with open(out / "results.csv", newline="") as stream:
     rows = list(csv.DictReader(stream))
-  return [{k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")} for row in rows]
+  return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 @pytest.mark.slow

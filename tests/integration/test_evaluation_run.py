@@ -18,6 +18,7 @@ from evaluation_helpers import rule_folder
 from unsup_rule.cli import main as cli
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import plan
+from unsup_rule.evaluation.store import TIMES
 from unsup_rule.weights import pretrained
 
 TINY = (
@@ -54,10 +55,7 @@ def methods(*names):
 def numbers(out):
   """Everything in results.csv but how long it took."""
   with open(out / "results.csv", newline="") as stream:
-    return [
-      {k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")}
-      for row in csv.DictReader(stream)
-    ]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(stream)]
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ def attempt(cell: Cell, folder: pathlib.Path, provenance: Row, progress: Progres
   start, cpu_start = time.monotonic(), time.process_time()
   try:
     row["ways"] = cell.setting.data.load(cell.setting.data.test_split).n_classes
-    row["measurements"] = measure(cell, folder, progress)
-    row["borrowed_seconds"] = round(sum(sum(m["borrowed_seconds"]) for m in row["measurements"]), 1)
+    measurements = measure(cell, folder, progress)
+    row["borrowed_seconds"] = round(sum(sum(m.pop("borrowed_seconds")) for m in measurements), 1)
+    row["measurements"] = measurements
   except Exception as error:  # Whatever it is, the other cells go on and the report shows it.
     reason = (str(error).splitlines() or [""])[0]
     row["status"], row["reason"] = "failed", f"{type(error).__name__}: {reason}"[:300]

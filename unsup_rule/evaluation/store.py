@@ -20,6 +20,9 @@ from unsup_rule.tasks.fewshot import PROBES, mean_and_error
 
 Row = dict[str, Any]
 
+# Of a row: wall clock, processor time, and that which was spent on its models for other cells. All
+# else is the same whenever it is measured.
+TIMES = ("seconds", "cpu_seconds", "borrowed_seconds")
 _SETTING_COLUMNS = (
   "width",
   "hidden_layers",
@@ -125,7 +128,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
       "status": row["status"],
       "reason": row["reason"],
     }
-    times = {"seconds": row["seconds"], "cpu_seconds": row["cpu_seconds"]}
+    times = {name: row.get(name, 0.0) for name in TIMES}
     tail = {**provenance, **times, "cell": row["key"]}
     lines = [
       {"step": m["step"], "objective": m["objective"], **_summary(probe, m[probe])}
@@ -136,9 +139,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     table += [{**common, **line, **tail} for line in lines or [{}]]
   columns = list(dict.fromkeys(name for line in table for name in line))
   # A cell that failed lacks the measured columns; they keep their place all the same.
-  columns.sort(
-    key=lambda name: name in ("seconds", "cpu_seconds", "cell") or name in rows[0]["provenance"]
-  )
+  columns.sort(key=lambda name: name in (*TIMES, "cell") or name in rows[0]["provenance"])
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
   writer.writeheader()
