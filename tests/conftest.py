@@ -23,6 +23,7 @@ _LEAST_FREED = 200_000_000  # What letting go of programs, which takes half a se
 
 # Modules that take longest, which begin first, so that no worker is left with one at the end.
 _LONGEST = (
+  "test_network_breaks",
   "test_network",
   "test_launch_faults",
   "test_golden",

@@ -113,6 +113,34 @@ def test_a_token_that_others_can_read_is_not_used(tmp_path):
       pass
 
 
+def test_a_head_that_is_only_just_there_is_asked_again(monkeypatch):
+  pauses, refusals = [], []
+
+  class Young:
+    """Ray, before a new head knows its own node."""
+
+    def __init__(self, refuses):
+      self.refuses, self.joined = refuses, None
+
+    def init(self, address, **_):
+      if len(refusals) < self.refuses:
+        refusals.append(address)
+        raise ConnectionError("Failed to connect")
+      self.joined = address
+
+    def shutdown(self):
+      pass
+
+  monkeypatch.setattr("time.sleep", pauses.append)
+  young = Young(refuses=2)
+  cluster.join(young, "host:1")
+  assert (young.joined, len(refusals), len(pauses)) == ("host:1", 2, 2)
+  refusals.clear()
+  with pytest.raises(ConnectionError):
+    cluster.join(Young(refuses=3), "host:1")
+  assert len(refusals) == 3
+
+
 def _pinned(folder, queue):
   core = affinity.pin_to_a_free_core(folder)
   threads = {

@@ -13,6 +13,7 @@ import pathlib
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -25,6 +26,7 @@ from unsup_rule.machine import scratch
 
 _PROBE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 10.0
+_JOIN_PAUSES = (1.0, 4.0)
 _OBJECT_STORE_BYTES = 512 * 2**20
 # What decides how a process behaves, and is not inherited by processes on a cluster.
 _INHERITED = (
@@ -138,15 +140,35 @@ def _joined(address: str, token: str | None) -> Iterator[ModuleType]:
   ray = _import_ray(**({"RAY_AUTH_TOKEN_PATH": token} if token else {}))
   try:
     with _one_line(f"Ray at {address} refused (is --token_file the cluster's?)"):
+      join(ray, address)
+    yield ray
+  finally:
+    ray.shutdown()
+
+
+def join(ray: ModuleType, address: str) -> None:
+  """Connects `ray` to the cluster.
+
+  A head that has just been started listens before it knows its own node, and refuses until then; so
+  it is asked three times.
+
+  Raises:
+    ConnectionError: it refused each time.
+  """
+  for pause in (*_JOIN_PAUSES, None):
+    try:
       ray.init(
         address=address,
         namespace=actors.NAMESPACE,
         log_to_driver=False,
         logging_level="error",
       )
-    yield ray
-  finally:
-    ray.shutdown()
+      return
+    except ConnectionError:
+      if pause is None:
+        raise
+      ray.shutdown()
+      time.sleep(pause)
 
 
 def _gone(processes: list[psutil.Process]) -> None:
