@@ -16,7 +16,7 @@ import pytest
 from launched import Launched, all_workers_send
 from ray_nodes import Node, free_port, wait_for_port
 
-from unsup_rule import storage
+from unsup_rule import locations
 from unsup_rule.distributed import affinity, cluster
 from unsup_rule.errors import UnsupRuleError
 
@@ -41,7 +41,7 @@ def test_a_token_is_random_and_for_its_owner_alone(tmp_path):
 def test_a_private_folder_is_closed_even_if_it_was_open(tmp_path):
   folder = tmp_path / "folder"
   folder.mkdir(mode=0o777)
-  assert _mode(storage.private_folder(folder)) == 0o700
+  assert _mode(locations.private_folder(folder)) == 0o700
 
 
 def test_folders_of_killed_processes_are_removed_by_the_next():
@@ -187,7 +187,7 @@ def test_a_cluster_by_address_refuses_other_tokens_and_outlives_a_lost_node(tmp_
   wrong = cluster.make_token(tmp_path / "wrong")
   # Sockets need short paths.
   short = pathlib.Path("/tmp") / f"ur-test-{os.getpid()}"
-  storage.private_folder(short)
+  locations.private_folder(short)
   port = free_port()
   address = f"127.0.0.1:{port}"
   nodes = []

@@ -10,7 +10,7 @@ import pytest
 from launched import Launched
 from ray_nodes import Node, free_port, wait_for_port
 
-from unsup_rule import storage
+from unsup_rule import locations
 from unsup_rule.distributed import cluster
 
 HEAD, FAR = "10.213.77.1", "10.213.77.2"
@@ -64,7 +64,7 @@ class Cluster:
     self._port, self._nodes = free_port(), []
 
   def __enter__(self):
-    storage.private_folder(self._short)
+    locations.private_folder(self._short)
     flags = ("--head", f"--node-ip-address={HEAD}", f"--port={self._port}", "--num-cpus=1")
     flags += ("--include-dashboard=false", f"--temp-dir={self._short}/r")
     self._start(flags, self._hosts.head)

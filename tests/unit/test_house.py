@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unsup_rule"
 FLOORS = (
   {"errors", "prng", "reading"},
   {"extras"},
-  {"storage"},
+  {"storage", "locations"},
   {"machine"},
   {"rule"},
   {"probe"},
@@ -25,7 +25,7 @@ FLOORS = (
   {"cli"},
   {"__main__"},
 )
-CORE = {"errors", "prng", "reading", "storage", "rule", "probe", "weights", "features"}
+CORE = {"errors", "locations", "prng", "reading", "storage", "rule", "probe", "weights", "features"}
 CORE_NEEDS = {"jax", "numpy", "scipy", "sklearn", "tqdm"}  # scikit-learn brings scipy
 # A loaded rule makes its optimizer, for who has the library; it says so where it does.
 UPWARDS = {
@@ -33,6 +33,8 @@ UPWARDS = {
 }
 MOST_ANY = 168
 MOST_LINES_OF_COMPAT = 300
+MOST_LINES_OF_A_MODULE = 400
+MOST_LINES_OF_A_FUNCTION = 50  # without its docstring
 
 _RANK = {room: rank for rank, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -141,3 +143,16 @@ def test_little_is_untyped():
 def test_compat_is_small():
   texts = [path.read_text() for path in (PACKAGE / "compat").rglob("*.py")]
   assert sum(len(text.splitlines()) for text in texts) <= MOST_LINES_OF_COMPAT
+
+
+def test_modules_and_functions_are_short():
+  too_long = []
+  for path, _, tree in _sources():
+    lines = len((PACKAGE / path).read_text().splitlines())
+    too_long += [path] if lines > MOST_LINES_OF_A_MODULE else []
+    for node in ast.walk(tree):
+      if isinstance(node, ast.FunctionDef):
+        documented = len((ast.get_docstring(node, clean=False) or "").splitlines())
+        if node.end_lineno - node.lineno + 1 - documented > MOST_LINES_OF_A_FUNCTION:
+          too_long.append(f"{path}: {node.name}")
+  assert not too_long

@@ -16,7 +16,7 @@ import pytest
 from folders import ROOT
 
 import unsup_rule
-from unsup_rule import storage
+from unsup_rule import locations, storage
 from unsup_rule.cli.main import main
 from unsup_rule.data import tfds_source
 from unsup_rule.errors import UnsupRuleError
@@ -64,14 +64,14 @@ def test_a_tilde_is_the_home_folder(home, monkeypatch, capsys):
   assert "num_steps = 3" in gin_files.parse(["~/a.gin"])
   assert tfds_source.data_folder("~/sets") == home / "sets"
   monkeypatch.setenv("UNSUP_RULE_CACHE", "~/cache")
-  assert storage.cache_folder() == home / "cache"
+  assert locations.cache_folder() == home / "cache"
   assert main(["status", "~/nothing"]) == 2
   assert str(home / "nothing") in capsys.readouterr().err
 
 
 def test_without_a_home_the_cache_is_temporary(homeless, tmp_path, monkeypatch):
   monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-  assert storage.cache_folder() == tmp_path / f"unsup_rule-{os.getuid()}"
+  assert locations.cache_folder() == tmp_path / f"unsup_rule-{os.getuid()}"
   assert unsup_rule.pretrained("unsup_1_small").name == "unsup_1_small"
   with pytest.raises(UnsupRuleError, match="~/sets: this user has no home folder; set HOME, or"):
     tfds_source.data_folder("~/sets")
@@ -235,20 +235,20 @@ def test_quotas_of_containers(tmp_path, files, expected):
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_folder_that_others_could_exchange_is_not_private(tmp_path, monkeypatch):
-  assert storage.private_folder(tmp_path / "a" / "b").is_dir()
+  assert locations.private_folder(tmp_path / "a" / "b").is_dir()
   (tmp_path / "a" / "b").chmod(0o777)
   with pytest.raises(UnsupRuleError, match=r"others may write into .*/a/b; remove it"):
-    storage.private_folder(tmp_path / "a" / "b")
+    locations.private_folder(tmp_path / "a" / "b")
   (tmp_path / "a").chmod(0o777)
   with pytest.raises(UnsupRuleError, match="/a belongs to another user, or others may write there"):
-    storage.private_folder(tmp_path / "a" / "c")
+    locations.private_folder(tmp_path / "a" / "c")
   (tmp_path / "a").chmod(0o1777)  # As the temporary folder: nobody removes what is another's.
-  assert storage.private_folder(tmp_path / "a" / "c").is_dir()
+  assert locations.private_folder(tmp_path / "a" / "c").is_dir()
   (tmp_path / "link").symlink_to(tmp_path / "a")
-  assert storage.private_folder(tmp_path / "link" / "c").is_dir()
-  monkeypatch.setattr(storage, "user_number", lambda: os.getuid() + 1)
+  assert locations.private_folder(tmp_path / "link" / "c").is_dir()
+  monkeypatch.setattr(locations, "user_number", lambda: os.getuid() + 1)
   with pytest.raises(UnsupRuleError, match="belongs to another user"):
-    storage.private_folder(tmp_path / "a" / "c")
+    locations.private_folder(tmp_path / "a" / "c")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give it back")

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from unsup_rule import extras, storage
+from unsup_rule import extras, locations
 from unsup_rule.errors import UnsupRuleError
 
 # name -> (module with `add_arguments(parser)` and `run(arguments) -> exit code`, help)
@@ -118,7 +118,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _at_home(value: object) -> object:
   """`value`, or the path that it stands for if it begins with a tilde."""
   if isinstance(value, (str, pathlib.Path)) and str(value).startswith("~"):
-    return type(value)(storage.expanded(value))
+    return type(value)(locations.expanded(value))
   return value
 
 

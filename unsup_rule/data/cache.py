@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from unsup_rule import storage
+from unsup_rule import locations, storage
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
 
@@ -25,10 +25,10 @@ def cached(key: str, folder: str | os.PathLike | None, build: Callable[[], Datas
 
   Args:
     key: everything that the dataset depends on; it becomes the file's name by its hash.
-    folder: the cache folder; `storage.cache_folder()` if None.
+    folder: the cache folder; `locations.cache_folder()` if None.
     build: makes the dataset.
   """
-  folder = storage.cache_folder() if folder is None else storage.expanded(folder)
+  folder = locations.cache_folder() if folder is None else locations.expanded(folder)
   digest = hashlib.sha256(f"{_FORMAT} {key}".encode()).hexdigest()
   path = folder / f"{digest[:32]}.npz"
   try:

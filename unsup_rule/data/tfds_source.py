@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from unsup_rule import extras, storage
+from unsup_rule import extras, locations
 from unsup_rule.data import text
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.errors import UnsupRuleError
@@ -27,7 +27,7 @@ _CATALOG = "tensorflow.org/datasets/catalog"
 def data_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
   """The folder of prepared sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
   folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return storage.expanded(folder)
+  return locations.expanded(folder)
 
 
 def fingerprint(name: str, data_dir: str | os.PathLike | None) -> str:

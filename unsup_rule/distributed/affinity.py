@@ -7,7 +7,7 @@ import tempfile
 
 import filelock
 
-from unsup_rule import storage
+from unsup_rule import locations
 from unsup_rule.errors import UnsupRuleError
 
 # Held as long as the process lives; the kernel lets go of the lock however it ends.
@@ -31,10 +31,10 @@ def pin_to_a_free_core(folder: pathlib.Path | None = None) -> int | None:
   if not hasattr(os, "sched_setaffinity"):
     return None
   folder = (
-    folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{storage.user_number()}"
+    folder or pathlib.Path(tempfile.gettempdir()) / f"unsup-rule-cores-{locations.user_number()}"
   )
   try:
-    storage.private_folder(folder)
+    locations.private_folder(folder)
   except UnsupRuleError:  # Somebody else made it: workers do without cores of their own.
     return None
   for core in sorted(os.sched_getaffinity(0)):

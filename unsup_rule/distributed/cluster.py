@@ -19,7 +19,7 @@ from types import ModuleType
 
 import psutil
 
-from unsup_rule import extras, storage
+from unsup_rule import extras, locations
 from unsup_rule.distributed import actors
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import scratch
@@ -56,7 +56,7 @@ def make_token(path: pathlib.Path) -> pathlib.Path:
   Raises:
     UnsupRuleError: the file can be read by others, or cannot be written.
   """
-  storage.private_folder(path.parent)
+  locations.private_folder(path.parent)
   with contextlib.suppress(FileExistsError):
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
@@ -106,7 +106,7 @@ def gpus_of_each(ray: ModuleType, n_workers: int) -> float:
 def _started_here(n_workers: int) -> Iterator[ModuleType]:
   folder = scratch.own_folder()
   # Ray opens its own folder to all users; the one around it is closed.
-  inside = storage.private_folder(folder / "r")
+  inside = locations.private_folder(folder / "r")
   ray = _import_ray(
     RAY_AUTH_TOKEN_PATH=str(make_token(folder / "token")),
     RAY_TMPDIR=str(inside),
@@ -192,7 +192,7 @@ def _import_ray(**variables: str) -> ModuleType:
 def _check_token(given: str | None) -> None:
   if given is None and "RAY_AUTH_TOKEN" in os.environ:
     return
-  path = storage.expanded(given or os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token")
+  path = locations.expanded(given or os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token")
   try:
     mode = path.stat().st_mode
   except OSError as error:

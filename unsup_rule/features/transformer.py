@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm import tqdm
 
-from unsup_rule import extras, storage
+from unsup_rule import extras, locations, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.exports.network import Plain
 from unsup_rule.features import programs
@@ -180,7 +180,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
       UnsupRuleError: the package onnx is not installed, or the file cannot be written.
     """
     model = self._exported("onnx", "to_onnx")
-    storage.write_bytes(storage.expanded(path), model.SerializeToString())
+    storage.write_bytes(locations.expanded(path), model.SerializeToString())
 
   def _exported(self, framework: str, what: str):
     """The frozen network as a model of a framework, which is imported here."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from unsup_rule import storage
+from unsup_rule import locations
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import memory
 
@@ -41,7 +41,7 @@ def cache_on_disk() -> None:
     return
   # Its entries are native code: nobody else may write there.
   with contextlib.suppress(UnsupRuleError):
-    folder = storage.private_folder(storage.cache_folder() / f"jax-{jax.__version__}")
+    folder = locations.private_folder(locations.cache_folder() / f"jax-{jax.__version__}")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

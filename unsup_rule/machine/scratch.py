@@ -12,7 +12,7 @@ import time
 
 import filelock
 
-from unsup_rule import storage
+from unsup_rule import locations
 
 # A socket's path has at most 107 characters, of which Ray takes some 75.
 _LONGEST_SHARED = 20
@@ -46,7 +46,7 @@ def _remove_if_left(folder: pathlib.Path) -> None:
   about = folder.lstat()
   # One that was made just now may be about to be locked.
   settled = time.time() - about.st_mtime > _SETTLED_SECONDS
-  own = stat.S_ISDIR(about.st_mode) and about.st_uid == storage.user_number()
+  own = stat.S_ISDIR(about.st_mode) and about.st_uid == locations.user_number()
   if own and settled and (folder / _LOCK).is_file():
     with filelock.FileLock(folder / _LOCK, timeout=0):
       shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from learned_optimization import checkpoints as _register_haiku_trees  # noqa: F
 from learned_optimization.learned_optimizers.base import MetaParams
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule import reading, storage
+from unsup_rule import locations, reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import trees
 from unsup_rule.weights import run_folder
@@ -53,7 +53,7 @@ def load_theta(path: str | pathlib.Path, like_theta: MetaParams) -> MetaParams:
     UnsupRuleError: no such file, a damaged one, a tree that does not fit (names the first leaf
       that differs), or values that are not finite.
   """
-  path = storage.expanded(path)
+  path = locations.expanded(path)
   if path.is_dir():
     path = path / "params"
   try:

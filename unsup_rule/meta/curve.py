@@ -23,6 +23,7 @@ from unsup_rule.rule.theta import COEFFICIENTS
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
 
 COLUMNS: Sequence[str] = ("step", "seconds", "loss", "gradient_norm", "theta_mean_abs", "dropped")
 SOURCE_PREFIX = "loss/"
@@ -131,14 +132,20 @@ class Curve:
 
 def draw(folder: str | os.PathLike, title: str) -> None:
   """Draws `curve.png`: meta-loss, that of each data set where there are several, gradient norm."""
-  import matplotlib.figure
-
   folder = pathlib.Path(folder)
   try:
     columns = read(folder)
   except UnsupRuleError as error:  # It is there to be looked at: no run ends for it.
     warnings.warn(f"no curve is drawn: {error}", stacklevel=2)
     return
+  figure = _figure(columns, title)
+  with storage.atomic_open(folder / "curve.png") as stream:
+    figure.savefig(stream, format="png", dpi=120)
+
+
+def _figure(columns: Columns, title: str) -> "Figure":
+  import matplotlib.figure
+
   steps = columns["step"]
   sources = [name for name in columns if name.startswith(SOURCE_PREFIX)]
   sources = sources if len(sources) > 1 else []
@@ -149,28 +156,13 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   norm_axes = figure.add_subplot(grid[-1], sharex=loss_axes)
   if "validation" in columns:
     _plot_validation(loss_axes, steps, columns["validation"])
-  span = max(5, len(steps) // 15)
-
-  def plot(axes, name: str) -> None:
-    axes.plot(
-      steps, columns[name], color="tab:blue", alpha=0.3, linewidth=0.8, label="each outer step"
-    )
-    axes.plot(
-      steps,
-      smoothed(columns[name], span),
-      color="tab:blue",
-      linewidth=1.8,
-      label=f"moving average over {span} steps",
-    )
-    axes.grid(alpha=0.3)
-
-  plot(loss_axes, "loss")
-  plot(norm_axes, "gradient_norm")
+  _plot(loss_axes, steps, columns["loss"])
+  _plot(norm_axes, steps, columns["gradient_norm"])
   for row in range(n_panel_rows):
     shown = sources[row * _PANELS_A_ROW : (row + 1) * _PANELS_A_ROW]
     panels = grid[1 + row].subgridspec(1, len(shown)).subplots(squeeze=False)[0]
     for axes, name in zip(panels, shown, strict=True):
-      plot(axes, name)
+      _plot(axes, steps, columns[name])
       axes.set_title(name.removeprefix(SOURCE_PREFIX), fontsize="medium")
       axes.tick_params(labelsize="small")
     panels[0].set_ylabel("meta-loss")
@@ -179,8 +171,16 @@ def draw(folder: str | os.PathLike, title: str) -> None:
   loss_axes.set(title=f"{title}: {len(steps)} outer steps in {minutes:.1f} min", ylabel="meta-loss")
   loss_axes.legend()
   norm_axes.set(xlabel="outer step", ylabel="meta-gradient norm", yscale="log")
-  with storage.atomic_open(folder / "curve.png") as stream:
-    figure.savefig(stream, format="png", dpi=120)
+  return figure
+
+
+def _plot(axes: "Axes", steps: np.ndarray, values: np.ndarray) -> None:
+  """Draws each value, and their moving average."""
+  span = max(5, len(steps) // 15)
+  axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="each outer step")
+  label = f"moving average over {span} steps"
+  axes.plot(steps, smoothed(values, span), color="tab:blue", linewidth=1.8, label=label)
+  axes.grid(alpha=0.3)
 
 
 def _mark_dropped(loss_axes: "Axes", steps: np.ndarray) -> None:

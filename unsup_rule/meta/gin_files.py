@@ -22,7 +22,7 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from unsup_rule import storage
+from unsup_rule import locations
 from unsup_rule.errors import UnsupRuleError
 
 # Imported before any gin file is read, so that their configurables are registered.
@@ -229,7 +229,7 @@ def _unquoted(binding: str) -> str:
 
 def _find(path: str, including: str | None, where: str) -> str:
   """Returns the absolute path of a gin file, or raises with the nearest name in those folders."""
-  path = str(storage.expanded(path))
+  path = str(locations.expanded(path))
   folders = [
     pathlib.Path.cwd(),
     *([pathlib.Path(including).parent] if including else []),

@@ -15,7 +15,7 @@ import numpy as np
 from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.outer_trainers import gradient_learner
 
-from unsup_rule import storage
+from unsup_rule import locations
 from unsup_rule.compat import library
 from unsup_rule.machine import cores
 from unsup_rule.meta import checkpoint, trees
@@ -140,7 +140,7 @@ def initial_learner_state(
   key = jax.random.fold_in(jax.random.PRNGKey(seed), _THETA)
   path = getattr(learner, "_init_theta_from_path", None)
   if path:
-    path = learner._init_theta_from_path = str(storage.expanded(path))
+    path = learner._init_theta_from_path = str(locations.expanded(path))
     # The library takes what it finds there without a look at shapes; this one checks.
     checkpoint.load_theta(path, lopt.init(key))
   with cores.on_host():

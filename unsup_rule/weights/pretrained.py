@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from unsup_rule import storage
+from unsup_rule import locations
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.theta import Theta
@@ -102,7 +102,7 @@ def pretrained(rule: "str | os.PathLike | Pretrained | None" = None) -> Pretrain
   if str(rule).startswith(hub.PREFIX):
     found = hub.folder(str(rule))
     return _loaded(run_folder.read(found), str(rule), found / hub.CARD)
-  path = storage.expanded(rule)
+  path = locations.expanded(rule)
   if str(rule) in names():
     path = _FOLDER / f"{rule}.npz"
   elif path.suffix != ".npz" and not path.is_dir():
