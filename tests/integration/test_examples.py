@@ -7,6 +7,7 @@ import nbclient
 import nbformat
 import pytest
 from folders import ROOT
+from other_libraries import require_flax_nnx
 
 SMALL = {
   "pipeline": {"folds": 3, "labelled": 50},
@@ -56,6 +57,8 @@ def test_fine_tuning():
 @pytest.mark.parametrize(("name", "place"), [("equinox_mlp", 0), ("flax_nnx", 1)])
 def test_models_of_other_libraries(name, place):
   """As the page says, in its order."""
+  if name == "flax_nnx":
+    require_flax_nnx()
   accuracy = run(name)
   assert accuracy["trained"] > accuracy["untrained"] + 0.1
   page = (ROOT / "docs" / "jax.md").read_text()

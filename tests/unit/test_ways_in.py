@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import operator
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from folders import ROOT
+from other_libraries import require_flax_nnx
 from rule_helpers import SMALLEST, drawn_weights
 
 import unsup_rule
@@ -145,11 +145,8 @@ def equinox():
 
 def flax_nnx():
   """The same."""
+  require_flax_nnx()
   adapter = example("flax_nnx")
-  try:
-    adapter.nnx.Linear(1, 1, rngs=adapter.nnx.Rngs(0))
-  except AttributeError as error:
-    pytest.skip(f"flax {version('flax')} does not work with jax {jax.__version__}: {error}")
   model = adapter.stack(TINY.sizes, adapter.nnx.Rngs(3))
   layers = [(model.layers[i].kernel[...], model.layers[i].bias[...]) for i in (0, 2)]
   return adapter, model, layers, lambda model, x: model(x)
