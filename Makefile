@@ -29,8 +29,9 @@ test: $(INSTALLED)  ## the fast tests
 
 # Ray, populations, faults, notebooks, programs of the paper's size. Many of them wait for processes
 # that wait, so that two cores have work for four workers.
+SLOW_WORKERS ?= 4
 test-slow: $(INSTALLED)  ## Ray, populations, faults, notebooks
-	$(PYTEST) -n 4 -m slow
+	$(PYTEST) -n $(SLOW_WORKERS) -m slow
 
 test-all: test test-slow  ## all tests
 
