@@ -22,7 +22,7 @@ _LEAST_FREED = 200_000_000  # What letting go of programs, which takes half a se
 
 
 # Modules that take longest, which begin first, so that no worker is left with one at the end. The
-# fifth is short: pytest-xdist gives it to the worker of the first, whose one slow test lasts longest.
+# fifth is short: pytest-xdist has it wait behind the first, whose one slow test lasts longest.
 _LONGEST = (
   "test_network_breaks",
   "test_benchmark",
