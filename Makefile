@@ -28,10 +28,9 @@ test: $(INSTALLED)  ## the fast tests
 	$(PYTEST) -n 2 -m "not slow"
 
 # Ray, populations, faults, notebooks, programs of the paper's size. Many of them wait for processes
-# that wait, so that two cores have work for four workers.
-SLOW_WORKERS ?= 4
+# that wait, so that two cores have work for three workers.
 test-slow: $(INSTALLED)  ## Ray, populations, faults, notebooks
-	$(PYTEST) -n $(SLOW_WORKERS) -m slow
+	$(PYTEST) -n 3 -m slow
 
 test-all: test test-slow  ## all tests
 

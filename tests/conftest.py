@@ -22,20 +22,18 @@ _LEAST_FREED = 200_000_000  # What letting go of programs, which takes half a se
 
 
 # Modules that take longest, which begin first, so that no worker is left with one at the end. The
-# fifth is short: pytest-xdist has it wait behind the first, whose one slow test lasts longest.
+# fourth is short: pytest-xdist has it wait behind the first, whose one slow test lasts longest.
 _LONGEST = (
   "test_network_breaks",
-  "test_benchmark",
-  "test_library_runs",
   "test_launch_faults",
-  "test_groups",
-  "test_cluster",
   "test_golden",
-  "test_population_run",
+  "test_groups",
+  "test_benchmark",
   "test_golden_eager",
-  "test_examples",
+  "test_population_run",
+  "test_cluster",
+  "test_library_runs",
   "test_network",
-  "test_wheel",
   "test_distribution_compile",
   "test_rule",
   "test_learned_optimizer",
