@@ -44,17 +44,19 @@ def test_gradient_needs_about_three_times_the_arithmetic():
 
 @pytest.mark.slow
 def test_command(tmp_path, capsys):
-  out = tmp_path / "bench.json"
+  out, before = tmp_path / "bench.json", tmp_path / "before.json"
+  earlier = {"name": "peak_megabytes", "size": "laptop", "value": 1e-3, "unit": "MB", "limit": None}
+  before.write_text(json.dumps([earlier]))
   arguments = ["bench", "--sizes", "laptop", "--tasks", "1", "--out", str(out)]
-  assert main(arguments) == 0
+  assert main([*arguments, "--against", str(before)]) == 0
   rows = json.loads(out.read_text())
   assert all(set(row) == {"name", "size", "value", "unit", "limit"} for row in rows)
   found = {row["name"]: row["value"] for row in rows if row["size"] == "laptop"}
   for name in ("forward_matmuls", "gradient_over_forward", "compile_seconds", "peak_megabytes"):
     assert found[name] > 0
-  capsys.readouterr()
-  assert main([*arguments, "--against", str(out)]) == 0
-  assert "x before" in capsys.readouterr().out
+  (compared,) = [line for line in capsys.readouterr().out.splitlines() if "x before" in line]
+  assert compared.split()[:2] == ["laptop", "peak_megabytes"]
+  assert float(compared.split()[-3]) == pytest.approx(found["peak_megabytes"] * 1e3, rel=0.01)
 
 
 @pytest.mark.slow
@@ -79,7 +81,8 @@ def test_unknown_size(capsys):
 
 
 @pytest.mark.slow
-def test_features_beside_other_ways(tmp_path, capsys):
+def test_features_beside_other_ways(tmp_path, capsys, monkeypatch):
+  monkeypatch.delenv("XLA_FLAGS", raising=False)  # Timed is what users compile.
   out = tmp_path / "features.json"
   assert main(["bench", "--features", "300", "40", "--out", str(out)]) == 0
   rows = {row["method"]: row for row in json.loads(out.read_text())}
