@@ -3,7 +3,7 @@
 import numpy as np
 
 from unsup_rule.evaluation import comparison
-from unsup_rule.evaluation.figures import inside, sweeps
+from unsup_rule.evaluation.figures import inside, steps, sweeps
 from unsup_rule.evaluation.suite import Suite
 
 
@@ -51,6 +51,18 @@ def test_a_sweep_joins_only_what_differs_in_nothing_else():
   assert sweeps._panels(rows, "batch_size") == []
   names = [figure.name for figure in sweeps.draw(rows)]
   assert names == ["sweep_width", "sweep_hidden_layers"]
+
+
+def test_curves_are_drawn_where_the_rule_is_and_the_longest_first():
+  data = tuple({"name": "mnist", "resolution": side} for side in range(7, 15))
+  rows = rows_of(methods=("untrained", "inputs"), data=data)
+  for row in rows:
+    known = row["identity"]["data"]["resolution"]
+    row["method"] = "rule" if row["method"] == "untrained" and known > 7 else row["method"]
+    row["measurements"][-1]["step"] = 3000 if known == 12 else 9
+  found = [group[0]["identity"]["data"]["resolution"] for group in steps.panels(rows)]
+  assert found == [12, 8, 9, 10, 11, 13]
+  assert all(len(group) == 2 for group in steps.panels(rows))
 
 
 def test_last_best_and_paired_differences():

@@ -115,6 +115,22 @@ def test_the_pages_say_the_same_and_escape_what_they_must(tmp_path):
   assert (tmp_path / "docs" / "results" / "few_shot.png").exists()
 
 
+def test_more_seeds_for_a_claim_count_in_the_table_and_are_said(tmp_path):
+  few = rows(data=DATA, seeds=2)
+  report.write(tmp_path, Suite(), few, "", None)
+  assert "over 2 base models (sweeps, and what takes longest: fewer), each" in read(tmp_path)
+  accuracies = {"rule": 0.7, "untrained": 0.5}
+  more = rows(accuracies, data=DATA[:1], seeds=3, shift=(-0.01, 0.0, 0.01))
+  report.write(tmp_path, Suite(), few + more, "", None)
+  assert "over 2 base models" in read(tmp_path)
+  assert "fewer; small differences that a claim rests on: more), each" in read(tmp_path)
+  assert "| **the rule** | .700 ± .006 | .800 ± .010 |" in read(tmp_path)
+
+
+def read(folder):
+  return (folder / "results.md").read_text()
+
+
 def test_the_short_table_names_the_strongest_rival_and_stands_between_its_marks(tmp_path):
   report.write(tmp_path, Suite(), rows(data=DATA), "", None)
   page = tmp_path / "README.md"

@@ -9,6 +9,7 @@ from unsup_rule.tasks.fewshot import HEADLINE, mean_and_error
 
 ABSENT = "Accuracy and loss against training steps: no method was measured at three steps or more."
 _FEWEST_STEPS = 3
+_PANELS = 6  # of the longest curves
 
 
 def draw(rows: Sequence[Row]) -> list[style.Drawn]:
@@ -21,10 +22,18 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
   return _accuracies(long) + _mismatch([row for row in long if row["measurements"][0]["objective"]])
 
 
-def _accuracies(rows: Sequence[Row]) -> list[style.Drawn]:
+def panels(rows: Sequence[Row]) -> list[list[Row]]:
+  """Rows that share a panel, the longest curves first.
+
+  Sweeps have a panel for each value; they are drawn against the value instead.
+  """
   groups = list(comparison.tables(rows).values())
-  # Sweeps have a panel for each value; they are drawn against the value instead.
-  groups = [g for g in groups if comparison.rule_of(g) is not None][:6]
+  groups = [group for group in groups if comparison.rule_of(group) is not None]
+  return sorted(groups, key=_longest, reverse=True)[:_PANELS]
+
+
+def _accuracies(rows: Sequence[Row]) -> list[style.Drawn]:
+  groups = panels(rows)
   if not groups:
     return []
   figure, axes = style.new_figure(*style.grid(len(groups)), width=4.6)
@@ -98,6 +107,10 @@ def _mismatch(rows: Sequence[Row]) -> list[style.Drawn]:
       style.to_png(figure),
     )
   ]
+
+
+def _longest(group: Sequence[Row]) -> int:
+  return max(row["measurements"][-1]["step"] for row in group)
 
 
 def _step_axis(axes, group: Sequence[Row]) -> None:
