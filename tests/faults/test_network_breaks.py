@@ -12,8 +12,8 @@ def test_workers_come_back_after_longer_breaks(tmp_path):
   """First the worker there gives up; then Ray gives up the host, which needs a `ray start`."""
   enough = tmp_path / "enough"
   slowly = (
-    "build_gradient_estimators.sample_task_family_fn = @slow_quadratics",
-    f"slow_quadratics.until = '{enough}'",
+    "paced_quadratics.seconds = 1",
+    f"paced_quadratics.until = '{enough}'",
     "run_train.stochastic_resample_frequency = 1",
     "run_train.num_steps = 1500",
   )

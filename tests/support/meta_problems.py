@@ -48,17 +48,13 @@ def two_quadratics(key):
 
 
 @gin.configurable(module="meta_problems")
-def paced_quadratics(key):
-  """The same; takes half a second, so that a run that a test watches leaves the cores to others."""
-  time.sleep(0.5)
-  return two_quadratics(key)
+def paced_quadratics(key, seconds=0.5, until=""):
+  """The same; takes `seconds` unless there is a file `until`.
 
-
-@gin.configurable(module="meta_problems")
-def slow_quadratics(key, until):
-  """The same; takes a second unless there is a file `until`."""
+  So a run that a test watches leaves the cores to others.
+  """
   if not os.path.exists(until):
-    time.sleep(1)
+    time.sleep(seconds)
   return two_quadratics(key)
 
 

@@ -57,9 +57,10 @@ def test_curves_are_drawn_where_the_rule_is_and_the_longest_first():
   data = tuple({"name": "mnist", "resolution": side} for side in range(7, 15))
   rows = rows_of(methods=("untrained", "inputs"), data=data)
   for row in rows:
-    known = row["identity"]["data"]["resolution"]
-    row["method"] = "rule" if row["method"] == "untrained" and known > 7 else row["method"]
-    row["measurements"][-1]["step"] = 3000 if known == 12 else 9
+    side = row["identity"]["data"]["resolution"]
+    if row["method"] == "untrained" and side > 7:
+      row["method"] = "rule"
+    row["measurements"][-1]["step"] = 3000 if side == 12 else 9
   found = [group[0]["identity"]["data"]["resolution"] for group in steps.panels(rows)]
   assert found == [12, 8, 9, 10, 11, 13]
   assert all(len(group) == 2 for group in steps.panels(rows))

@@ -45,6 +45,10 @@ def by_text(found, part):
   return claim
 
 
+def read(folder):
+  return (folder / "results.md").read_text()
+
+
 def test_headline_orders_methods_and_compares_each_with_the_rule():
   table = summary.headline(rows(data=DATA))
   assert [line.label for line in table.lines][:2] == ["raw inputs", "the rule"]
@@ -104,7 +108,7 @@ def test_the_pages_say_the_same_and_escape_what_they_must(tmp_path):
   page = report.write(tmp_path, suite, found, "evaluate.seeds = 2", None).read_text()
   assert "A &amp; B" in page
   assert "&lt;b&gt;no&lt;/b&gt; luck" in page
-  text = (tmp_path / "results.md").read_text()
+  text = read(tmp_path)
   assert "| **the rule** | .800 ± .010 | .800 ± .010 |" in text
   assert "| raw inputs | **.830 ± .010** | **.830 ± .010** |" in text
   for part in ("Which method would I use?", "Where the rule wins", "Where the rule loses"):
@@ -127,10 +131,6 @@ def test_more_seeds_for_a_claim_count_in_the_table_and_are_said(tmp_path):
   assert "| **the rule** | .700 ± .006 | .800 ± .010 |" in read(tmp_path)
 
 
-def read(folder):
-  return (folder / "results.md").read_text()
-
-
 def test_the_short_table_names_the_strongest_rival_and_stands_between_its_marks(tmp_path):
   report.write(tmp_path, Suite(), rows(data=DATA), "", None)
   page = tmp_path / "README.md"
@@ -142,7 +142,7 @@ def test_the_short_table_names_the_strongest_rival_and_stands_between_its_marks(
   assert "old" not in text
   assert "strongest rivals: raw inputs on mnist 14x14 (0.830 ± 0.010)" in text
   for line in text.splitlines():
-    assert not line.startswith("| ") or line in (tmp_path / "results.md").read_text()
+    assert not line.startswith("| ") or line in read(tmp_path)
   page.write_text("no marks")
   with pytest.raises(UnsupRuleError, match=r"README\.md has no <!-- results -->"):
     report.copy_table(tmp_path, page)

@@ -143,16 +143,17 @@ def _content(suite: Suite, rows: Sequence[Row]) -> dict[str, object]:
 
 
 def _protocol(rows: Sequence[Row], table: summary.Headline | None) -> str:
-  largest = max((row["identity"] for row in rows), key=lambda identity: identity["seeds"])
+  largest = max(rows, key=comparison.n_seeds)["identity"]
   identity = largest if table is None else table.identity
-  more = "; small differences that a claim rests on: more"
+  has_more = largest["seeds"] > identity["seeds"]
+  more = "; small differences that a claim rests on: more" if has_more else ""
   return (
     f"Each number is a mean over {identity['seeds']} base models (sweeps, and what takes longest: "
-    f"fewer{more * (largest['seeds'] > identity['seeds'])}), each with its own initial weights and "
-    f"order of the inputs, of {identity['draws']} draws of {identity['examples_per_class']} "
-    "labelled examples a class from the test split, which fit a probe, and as many others, which "
-    "it predicts. Nothing but inputs of the train split is seen before, unless a method says so. ± "
-    "is one standard error over base models."
+    f"fewer{more}), each with its own initial weights and order of the inputs, of "
+    f"{identity['draws']} draws of {identity['examples_per_class']} labelled examples a class from "
+    "the test split, which fit a probe, and as many others, which it predicts. Nothing but inputs "
+    "of the train split is seen before, unless a method says so. ± is one standard error over "
+    "base models."
   )
 
 
