@@ -3,17 +3,21 @@
 import csv
 import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from evaluation_helpers import rule_folder
 
+from unsup_rule.evaluation import processes
 from unsup_rule.evaluation.store import TIMES
+from unsup_rule.evaluation.suite import Suite
 
 SMALL = (
   "evaluate.n_outputs=8",
@@ -71,6 +75,25 @@ def alive(pid):
     return "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]
   except OSError:
     return False
+
+
+def test_a_long_cell_is_spoken_of_every_second():
+  class Busy(processes._Worker):
+    def _begin(self):
+      self.connection, self.theirs = multiprocessing.Pipe()
+
+    def start(self, cell):
+      super().start(cell)
+      threading.Timer(2.5, self.theirs.send, [{"status": "ok"}]).start()
+
+    def end(self):
+      pass
+
+  cell = next(iter(Suite(methods=("inputs",)).cells(None)))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(processes, "_Worker", Busy)
+    found = list(processes.run([cell], None, pathlib.Path(), {}, 1))
+  assert found == [(cell, 0.0), (cell, 0.0), (cell, {"status": "ok"})]
 
 
 @pytest.mark.slow

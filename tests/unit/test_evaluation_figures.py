@@ -66,6 +66,18 @@ def test_curves_are_drawn_where_the_rule_is_and_the_longest_first():
   assert all(len(group) == 2 for group in steps.panels(rows))
 
 
+def test_a_panel_has_the_longest_curve_of_each_method():
+  few, many = (rows_of(methods=("untrained", "inputs"), seeds=seeds) for seeds in (2, 3))
+  for row in (few[0], many[0]):
+    row["method"] = "rule"
+  few[0]["measurements"][-1]["step"] = 10_000
+  (panel,) = steps.panels([*few, *many])
+  last = {
+    row["label"]: (row["identity"]["seeds"], row["measurements"][-1]["step"]) for row in panel
+  }
+  assert last == {few[0]["label"]: (2, 10_000), few[1]["label"]: (3, 9)}
+
+
 def test_last_best_and_paired_differences():
   (row,) = rows_of(methods=("inputs",))
   assert comparison.reported(row).step == 9

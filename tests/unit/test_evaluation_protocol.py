@@ -66,6 +66,13 @@ def measured(method, folder=None, **changes):
   return measuring.measure(Cell("x", method, setting(**changes), {}), folder)
 
 
+def test_progress_is_told_after_each_step_that_is_measured(blob_data):
+  told = []
+  cell = Cell("x", LocalLearning(Sanger()), setting(steps=(0, 1, 4), seeds=2), {})
+  measuring.measure(cell, progress=told.append)
+  assert told == pytest.approx([part * cell.cost / 2 for part in (0, 0.25, 0.75, 0)] * 2)
+
+
 def test_mean_and_standard_error():
   assert fewshot.mean_and_error([0.5, 0.7]) == (pytest.approx(0.6), pytest.approx(0.1))
 

@@ -65,6 +65,7 @@ def measure(
   for index in range(setting.seeds):
     drawn = _draw(cell, train, test, index)
     borrowed = shared_seconds if index else 0.0
+    share = 0.0  # of the seed that is done
     for snapshot, is_last in _marked(fit(index, drawn.episodes)):
       entry = by_step.setdefault(snapshot.step, _no_scores(snapshot.step))
       for name, value in _scores(snapshot, drawn, index, is_last).items():
@@ -74,10 +75,12 @@ def measure(
       for name, value in _layer_scores(snapshot, drawn).items():
         entry["layers"].setdefault(name, []).append(value)
       inside |= {f"{name}/{snapshot.step}": value for name, value in snapshot.inside.items()}
+      before, share = share, snapshot.step / max(1, setting.steps[-1])
+      progress((share - before) * cell.cost / setting.seeds)
     if inside and index == 0:
       labels = np.concatenate([drawn.episodes.labels_DxK, drawn.truth_DxK], axis=1).ravel()
       inside |= {"labels": labels, "permutation": drawn.episodes.permutation}
-    progress(cell.cost / setting.seeds)
+    progress((1 - share) * cell.cost / setting.seeds)
   if inside and folder is not None:
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **inside)

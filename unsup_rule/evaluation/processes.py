@@ -27,6 +27,7 @@ _ONE_THREAD = {
   "MKL_NUM_THREADS": "1",
   "NUMBA_NUM_THREADS": "1",
 }
+_SECONDS = 1.0  # at most, without a word of what is measured
 _SPAWN = multiprocessing.get_context("spawn")  # A fork would inherit jax's threads, stopped.
 
 
@@ -43,7 +44,8 @@ def run(
     count: worker processes.
 
   Yields:
-    A cell and how much of its cost was done, while it is measured, and then its row.
+    A cell and how much of its cost was done, once a second at least while it is measured, and then
+    its row.
   """
   rest = sorted(cells, key=lambda cell: -cell.cost)
   workers = [_Worker(plan, folder, origin) for _ in range(min(count, len(cells)))]
@@ -55,7 +57,10 @@ def run(
           rest.remove(cell)
           worker.start(cell)
       busy = {worker.connection: worker for worker in workers if worker.cell}
-      for connection in wait(list(busy)):
+      ready = wait(list(busy), _SECONDS)
+      if not ready:
+        yield next((worker.cell, 0.0) for worker in workers if worker.cell)
+      for connection in ready:
         worker = busy[connection]  # type: ignore[index]  (these very objects come back)
         assert worker.cell is not None
         yield worker.cell, worker.receive()

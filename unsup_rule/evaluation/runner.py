@@ -53,7 +53,8 @@ def run(
   shown = "{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}"
   seconds = 1 if sys.stderr.isatty() else 15  # between updates; in a file each is a line
   total = sum(cell.cost for cell in rest)
-  with tqdm.tqdm(total=total, bar_format=shown, disable=not rest, mininterval=seconds) as bar:
+  settings = {"bar_format": shown, "mininterval": seconds, "miniters": 0}  # however little is done
+  with tqdm.tqdm(total=total, disable=not rest, **settings) as bar:
     for cell, message in messages:
       if isinstance(message, dict):
         store.add(message)

@@ -23,13 +23,16 @@ def draw(rows: Sequence[Row]) -> list[style.Drawn]:
 
 
 def panels(rows: Sequence[Row]) -> list[list[Row]]:
-  """Rows that share a panel, the longest curves first.
+  """Rows that share a panel, of each method its longest curve; the longest first.
 
   Sweeps have a panel for each value; they are drawn against the value instead.
   """
-  groups = list(comparison.tables(rows).values())
-  groups = [group for group in groups if comparison.rule_of(group) is not None]
-  return sorted(groups, key=_longest, reverse=True)[:_PANELS]
+  groups: dict[tuple[object, ...], dict[str, Row]] = {}
+  for row in sorted(comparison.by_seeds(comparison.succeeded(rows)), key=_last_step):
+    groups.setdefault(comparison.comparable(row), {})[comparison.method_label(row)] = row
+  found = [list(group.values()) for group in groups.values()]
+  found = [group for group in found if comparison.rule_of(group) is not None]
+  return sorted(found, key=lambda group: max(map(_last_step, group)), reverse=True)[:_PANELS]
 
 
 def _accuracies(rows: Sequence[Row]) -> list[style.Drawn]:
@@ -109,8 +112,8 @@ def _mismatch(rows: Sequence[Row]) -> list[style.Drawn]:
   ]
 
 
-def _longest(group: Sequence[Row]) -> int:
-  return max(row["measurements"][-1]["step"] for row in group)
+def _last_step(row: Row) -> int:
+  return row["measurements"][-1]["step"]
 
 
 def _step_axis(axes, group: Sequence[Row]) -> None:
