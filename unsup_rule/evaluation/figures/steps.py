@@ -28,8 +28,10 @@ def panels(rows: Sequence[Row]) -> list[list[Row]]:
   Sweeps have a panel for each value; they are drawn against the value instead.
   """
   groups: dict[tuple[object, ...], dict[str, Row]] = {}
-  for row in sorted(comparison.by_seeds(comparison.succeeded(rows)), key=_last_step):
-    groups.setdefault(comparison.comparable(row), {})[comparison.method_label(row)] = row
+  for row in comparison.succeeded(rows):
+    curves = groups.setdefault(comparison.comparable(row), {})
+    curve = curves.setdefault(comparison.method_label(row), row)
+    curves[comparison.method_label(row)] = max(curve, row, key=_length)
   found = [list(group.values()) for group in groups.values()]
   found = [group for group in found if comparison.rule_of(group) is not None]
   return sorted(found, key=lambda group: max(map(_last_step, group)), reverse=True)[:_PANELS]
@@ -114,6 +116,10 @@ def _mismatch(rows: Sequence[Row]) -> list[style.Drawn]:
 
 def _last_step(row: Row) -> int:
   return row["measurements"][-1]["step"]
+
+
+def _length(row: Row) -> tuple[int, int]:
+  return _last_step(row), comparison.n_seeds(row)
 
 
 def _step_axis(axes, group: Sequence[Row]) -> None:
