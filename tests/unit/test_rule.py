@@ -19,6 +19,7 @@ from unsup_rule.plugin.theta import init_theta
 from unsup_rule.rule import tuning
 from unsup_rule.rule.capture import capturing
 from unsup_rule.rule.mlp import MLP, mlp_of
+from unsup_rule.rule.networks import of_partners
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.structures import Params, Weights
 from unsup_rule.rule.terms import TERMS
@@ -35,6 +36,7 @@ SIZES = Sizes(
   num_grad_channels=2,
   identical_updates=False,
 )
+PAIRED = dataclasses.replace(SIZES, pairs=True)
 NET = MLP(6, (4, 4, 4), 4)  # a stack of one and a stack of three
 BATCH = 7
 
@@ -125,6 +127,61 @@ def test_missing_examples_equal_a_smaller_batch(theta, params, x, step, strict):
 
   out = masked(theta, params, jnp.asarray(padded), jnp.asarray(mask))
   check_close(out.layers, step(theta, params, x))
+
+
+# Seven examples: each with the third after it. Five that are there, then two that are not.
+PARTNERS = {None: [3, 4, 5, 6, 0, 1, 2], (1, 1, 1, 1, 1, 0, 0): [2, 3, 4, 0, 1, 2, 3]}
+
+
+@pytest.mark.parametrize(("mask", "expected"), PARTNERS.items())
+def test_partners(mask, expected):
+  rows = jnp.arange(7.0)[:, None]
+  found = of_partners(rows, None if mask is None else jnp.asarray(mask, jnp.float32))
+  assert found[:, 0].tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def paired():
+  """(theta, params, x, mask) -> changes of each layer by the rule that sees pairs."""
+
+  @jax.jit
+  def compiled(theta, params, x, mask):
+    return changes(theta, PAIRED, params, NET.apply(params, x, mask))
+
+  return lambda theta, params, x, mask=None: compiled(theta, params, x, mask).layers
+
+
+def test_a_partner_that_nothing_listens_to_changes_nothing(theta, params, x, step, paired, strict):
+  padded = {name: dict(leaves) for name, leaves in theta.items()}
+  for module, leaf, axis in (
+    ("compute_top_delta/conv_1d", "w", 1),
+    ("conv_1d", "w", 1),
+    ("batch_norm", "beta", 2),
+  ):
+    shape = list(theta[module][leaf].shape)
+    shape[axis] = 1 if module.startswith("compute") else 2
+    zeros = jnp.zeros(shape)
+    padded[module][leaf] = jnp.concatenate([theta[module][leaf], zeros], axis=axis)
+  assert sizes_of(padded) == PAIRED
+  check_close(paired(padded, params, x), step(theta, params, x))
+
+
+def test_who_the_partner_is_matters(params, x, paired, strict):
+  """With batch convolutions that see one example alone, only pairs tell who is where."""
+  theta = with_central_taps(noisy(drawn_theta(PAIRED), 0.1), units=False)
+  even = x[:6]
+  before = paired(theta, params, even)
+  check_close(paired(theta, params, even[np.array([2, 0, 1, 5, 3, 4])]), before)
+  assert difference(paired(theta, params, even[np.array([0, 1, 2, 4, 3, 5])]), before) > 1e-3
+
+
+def test_missing_examples_equal_a_smaller_batch_of_pairs(params, x, paired, strict):
+  theta = noisy(drawn_theta(PAIRED), 0.1)
+  mask = np.array([1, 0, 1, 1, 0, 1, 1, 1, 1])
+  padded = np.full((9, 6), np.nan, np.float32)
+  padded[mask > 0] = x
+  out = paired(theta, params, jnp.asarray(padded), jnp.asarray(mask))
+  check_close(out, paired(theta, params, x))
 
 
 def with_central_taps(theta, units):
@@ -283,9 +340,12 @@ def test_numbers_of_a_theta():
   np.testing.assert_allclose(total, 148.51203385553526, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("identical", "count"), [(True, 114_670), (False, 118_583)])
-def test_number_of_parameters(identical, count):
-  theta = make(Sizes(identical_updates=identical))
+@pytest.mark.parametrize(
+  ("changes", "count"),
+  [({}, 114_670), ({"identical_updates": False}, 118_583), ({"pairs": True}, 115_376)],
+)
+def test_number_of_parameters(changes, count):
+  theta = make(Sizes(**changes))
   assert sum(leaf.size for leaf in jax.tree.leaves(theta)) == count
 
 
@@ -315,6 +375,7 @@ def test_init_distribution(strict):
     SIZES,
     Sizes(3, 4, 0, 5, 0, 6, 7, True),
     Sizes(7, 6, 3, 5, 2, 4, 3, False),
+    Sizes(3, 4, 0, 5, 0, 6, 7, True, True),
   ],
 )
 def test_sizes_of_a_theta(sizes):

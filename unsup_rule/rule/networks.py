@@ -37,8 +37,9 @@ def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | 
   Convolutions run over the batch; the second and third mix units, which ties theta to n_L.
   """
   name = "compute_top_delta/{}".format
+  a = jnp.stack([x_BxN, of_partners(x_BxN, mask_B)]) if sizes.pairs else x_BxN[None]
   with scope("top"):
-    a = conv_bn_relu(theta, name("conv_1d"), name("batch_norm"), x_BxN[None], BATCH, mask_B)
+    a = conv_bn_relu(theta, name("conv_1d"), name("batch_norm"), a, BATCH, mask_B)
     a = a.transpose(2, 1, 0)  # [N, B, C_t]: units become channels
     for i in (1, 2):
       a = conv_bn_relu(theta, name(f"conv_1d_{i}"), name(f"batch_norm_{i}"), a, BATCH, mask_B)
@@ -78,16 +79,34 @@ def weight_statistics(w: jax.Array, axis: int) -> jax.Array:
   return jnp.stack(statistics, axis=-2)
 
 
+def of_partners(a_BxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:
+  """4.20: row (b + floor(B/2)) mod B in place of row b, of the B examples that are there."""
+  if mask_B is None:
+    return jnp.roll(a_BxN, -(len(a_BxN) // 2), axis=0)
+  count = jnp.maximum(jnp.sum(mask_B).astype(jnp.int32), 1)
+  return a_BxN[(jnp.arange(len(a_BxN)) + count // 2) % count]
+
+
 def features(
-  x_BxN: jax.Array, z_BxN: jax.Array, d_DxBxN: jax.Array, theta: Theta, mask_B: jax.Array | None
+  theta: Theta,
+  sizes: Sizes,
+  x_BxN: jax.Array,
+  z_BxN: jax.Array,
+  d_DxBxN: jax.Array,
+  mask_B: jax.Array | None,
 ) -> jax.Array:
-  """4.2 (a): normalised [x, z, sin t, cos t, d], t running twice round the circle by the units."""
+  """4.2 (a): normalised [x, z, sin t, cos t, d], t running twice round the circle by the units.
+
+  With `sizes.pairs` x and z of partners come last (4.20).
+  """
   t_N = jnp.linspace(0.0, 4 * jnp.pi, x_BxN.shape[1], dtype=x_BxN.dtype)
   waves_2xBxN = jnp.broadcast_to(
     jnp.stack([jnp.sin(t_N), jnp.cos(t_N)])[:, None], (2, *x_BxN.shape)
   )
-  parts = jnp.concatenate([x_BxN[None], z_BxN[None], waves_2xBxN, d_DxBxN])
-  normalised = batch_norm(parts, theta["batch_norm"]["beta"], mask_B)
+  parts = [x_BxN[None], z_BxN[None], waves_2xBxN, d_DxBxN]
+  if sizes.pairs:
+    parts += [of_partners(a_BxN, mask_B)[None] for a_BxN in (x_BxN, z_BxN)]
+  normalised = batch_norm(jnp.concatenate(parts), theta["batch_norm"]["beta"], mask_B)
   capture("batch_norm", lambda: normalised)
   return normalised
 
@@ -112,7 +131,7 @@ def layer_network(
   s_8xN = s_8xN * jax.lax.rsqrt(jnp.mean(jnp.square(s_8xN)) + 1e-6)
   constant_9xN = jnp.concatenate([s_8xN, layer.b[None]])
   constant = jnp.broadcast_to(constant_9xN[:, None], (9, *layer.x.shape))
-  a = jnp.concatenate([constant, features(layer.x, layer.z, d_DxBxN, theta, mask_B)])
+  a = jnp.concatenate([constant, features(theta, sizes, layer.x, layer.z, d_DxBxN, mask_B)])
   for i in range(1 + sizes.compute_h_layers):
     conv, norm = numbered("conv_1d", i), f"batch_norm_{1 + i}"
     a = conv_bn_relu(theta, conv, norm, a, BATCH, mask_B)

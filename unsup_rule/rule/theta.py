@@ -51,6 +51,7 @@ class Sizes:
     num_grad_channels: G, channels of a low-rank readout.
     identical_updates: whether V receives the very change of W; otherwise it has readouts of its
       own.
+    pairs: whether units are shown what they do for a second example too, a partner (4.20).
   """
 
   output_size: int = 32
@@ -61,6 +62,12 @@ class Sizes:
   delta_dim: int = 32
   num_grad_channels: int = 4
   identical_updates: bool = True
+  pairs: bool = False
+
+  @property
+  def n_features(self) -> int:
+    """Features of a unit and an example beside the delta (4.2 a)."""
+    return N_FEATURES + 2 * self.pairs
 
   @property
   def directions(self) -> tuple[str, ...]:
@@ -75,12 +82,12 @@ def numbered(name: str, index: int) -> str:
 
 def _convolutions(sizes: Sizes) -> Iterator[tuple[str, tuple[int, int, int]]]:
   c_top, c_h, d, n = sizes.top_delta_size, sizes.compute_h_size, sizes.delta_dim, sizes.output_size
-  top = [(5, 1, c_top), (3, n, n), (3, n, n)]
+  top = [(5, 1 + sizes.pairs, c_top), (3, n, n), (3, n, n)]
   top += [(3, c_top, c_top)] * sizes.top_delta_layers + [(3, c_top, d)]
   for index, shape in enumerate(top):
     yield f"compute_top_delta/{numbered('conv_1d', index)}", shape
   for index in range(1 + sizes.compute_h_layers):
-    c_in = N_WEIGHT_STATISTICS + 1 + N_FEATURES + d if index == 0 else c_h
+    c_in = N_WEIGHT_STATISTICS + 1 + sizes.n_features + d if index == 0 else c_h
     yield numbered("conv_1d", index), (3, c_in, c_h)
     for inner in range(2):
       unit_conv = numbered("ConcatUnitConv", index)
@@ -92,7 +99,7 @@ def _batch_norms(sizes: Sizes) -> Iterator[tuple[str, int]]:
   top += [sizes.top_delta_size] * sizes.top_delta_layers
   for index, channels in enumerate(top):
     yield f"compute_top_delta/{numbered('batch_norm', index)}", channels
-  yield "batch_norm", N_FEATURES + sizes.delta_dim
+  yield "batch_norm", sizes.n_features + sizes.delta_dim
   for index in range(1 + sizes.compute_h_layers):
     yield numbered("batch_norm", 1 + index), sizes.compute_h_size
     for inner in range(2):
@@ -176,4 +183,5 @@ def sizes_of(theta: Mapping[str, Mapping[str, Shaped]]) -> Sizes:
     delta_dim=theta["linear"]["w"].shape[-1],
     num_grad_channels=theta["forwardweight_readout_0_top/linear"]["w"].shape[-1],
     identical_updates=f"backward{COEFFICIENTS}" not in theta,
+    pairs=theta["compute_top_delta/conv_1d"]["w"].shape[1] == 2,
   )
