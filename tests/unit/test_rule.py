@@ -36,7 +36,7 @@ SIZES = Sizes(
   num_grad_channels=2,
   identical_updates=False,
 )
-PAIRED = dataclasses.replace(SIZES, pairs=True)
+SOCIAL = dataclasses.replace(SIZES, partners=2)
 NET = MLP(6, (4, 4, 4), 4)  # a stack of one and a stack of three
 BATCH = 7
 
@@ -129,29 +129,34 @@ def test_missing_examples_equal_a_smaller_batch(theta, params, x, step, strict):
   check_close(out.layers, step(theta, params, x))
 
 
-# Seven examples: each with the third after it. Five that are there, then two that are not.
-PARTNERS = {None: [3, 4, 5, 6, 0, 1, 2], (1, 1, 1, 1, 1, 0, 0): [2, 3, 4, 0, 1, 2, 3]}
+# Of seven examples, and of five with two more that are not there.
+PARTNERS = (
+  (1, None, [[3, 4, 5, 6, 0, 1, 2]]),
+  (2, None, [[2, 3, 4, 5, 6, 0, 1], [4, 5, 6, 0, 1, 2, 3]]),
+  (1, (1, 1, 1, 1, 1, 0, 0), [[2, 3, 4, 0, 1, 2, 3]]),
+  (2, (1, 1, 1, 1, 1, 0, 0), [[1, 2, 3, 4, 0, 1, 2], [3, 4, 0, 1, 2, 3, 4]]),
+)
 
 
-@pytest.mark.parametrize(("mask", "expected"), PARTNERS.items())
-def test_partners(mask, expected):
+@pytest.mark.parametrize(("partners", "mask", "expected"), PARTNERS)
+def test_partners(partners, mask, expected):
   rows = jnp.arange(7.0)[:, None]
-  found = of_partners(rows, None if mask is None else jnp.asarray(mask, jnp.float32))
-  assert found[:, 0].tolist() == expected
+  mask = None if mask is None else jnp.asarray(mask, jnp.float32)
+  assert [found[:, 0].tolist() for found in of_partners(rows, partners, mask)] == expected
 
 
 @pytest.fixture(scope="module")
-def paired():
-  """(theta, params, x, mask) -> changes of each layer by the rule that sees pairs."""
+def social():
+  """(theta, params, x, mask) -> changes of each layer by the rule with partners."""
 
   @jax.jit
   def compiled(theta, params, x, mask):
-    return changes(theta, PAIRED, params, NET.apply(params, x, mask))
+    return changes(theta, SOCIAL, params, NET.apply(params, x, mask))
 
   return lambda theta, params, x, mask=None: compiled(theta, params, x, mask).layers
 
 
-def test_a_partner_that_nothing_listens_to_changes_nothing(theta, params, x, step, paired, strict):
+def test_partners_that_nothing_listens_to_change_nothing(theta, params, x, step, social, strict):
   padded = {name: dict(leaves) for name, leaves in theta.items()}
   for module, leaf, axis in (
     ("compute_top_delta/conv_1d", "w", 1),
@@ -159,29 +164,29 @@ def test_a_partner_that_nothing_listens_to_changes_nothing(theta, params, x, ste
     ("batch_norm", "beta", 2),
   ):
     shape = list(theta[module][leaf].shape)
-    shape[axis] = 1 if module.startswith("compute") else 2
+    shape[axis] = 2 if module.startswith("compute") else 4
     zeros = jnp.zeros(shape)
     padded[module][leaf] = jnp.concatenate([theta[module][leaf], zeros], axis=axis)
-  assert sizes_of(padded) == PAIRED
-  check_close(paired(padded, params, x), step(theta, params, x))
+  assert sizes_of(padded) == SOCIAL
+  check_close(social(padded, params, x), step(theta, params, x))
 
 
-def test_who_the_partner_is_matters(params, x, paired, strict):
-  """With batch convolutions that see one example alone, only pairs tell who is where."""
-  theta = with_central_taps(noisy(drawn_theta(PAIRED), 0.1), units=False)
-  even = x[:6]
-  before = paired(theta, params, even)
-  check_close(paired(theta, params, even[np.array([2, 0, 1, 5, 3, 4])]), before)
-  assert difference(paired(theta, params, even[np.array([0, 1, 2, 4, 3, 5])]), before) > 1e-3
+def test_who_partners_are_matters(params, x, social, strict):
+  """With batch convolutions that see one example alone, only partners tell who is where."""
+  theta = with_central_taps(noisy(drawn_theta(SOCIAL), 0.1), units=False)
+  six = x[:6]  # 0, 2 and 4 are partners of each other, and 1, 3 and 5
+  before = social(theta, params, six)
+  check_close(social(theta, params, six[np.array([1, 2, 3, 4, 5, 0])]), before)
+  assert difference(social(theta, params, six[np.array([1, 0, 2, 3, 4, 5])]), before) > 1e-3
 
 
-def test_missing_examples_equal_a_smaller_batch_of_pairs(params, x, paired, strict):
-  theta = noisy(drawn_theta(PAIRED), 0.1)
+def test_missing_examples_equal_a_smaller_batch_with_partners(params, x, social, strict):
+  theta = noisy(drawn_theta(SOCIAL), 0.1)
   mask = np.array([1, 0, 1, 1, 0, 1, 1, 1, 1])
   padded = np.full((9, 6), np.nan, np.float32)
   padded[mask > 0] = x
-  out = paired(theta, params, jnp.asarray(padded), jnp.asarray(mask))
-  check_close(out, paired(theta, params, x))
+  out = social(theta, params, jnp.asarray(padded), jnp.asarray(mask))
+  check_close(out, social(theta, params, x))
 
 
 def with_central_taps(theta, units):
@@ -342,7 +347,7 @@ def test_numbers_of_a_theta():
 
 @pytest.mark.parametrize(
   ("changes", "count"),
-  [({}, 114_670), ({"identical_updates": False}, 118_583), ({"pairs": True}, 115_376)],
+  [({}, 114_670), ({"identical_updates": False}, 118_583), ({"partners": 1}, 115_376)],
 )
 def test_number_of_parameters(changes, count):
   theta = make(Sizes(**changes))
@@ -375,7 +380,7 @@ def test_init_distribution(strict):
     SIZES,
     Sizes(3, 4, 0, 5, 0, 6, 7, True),
     Sizes(7, 6, 3, 5, 2, 4, 3, False),
-    Sizes(3, 4, 0, 5, 0, 6, 7, True, True),
+    Sizes(3, 4, 0, 5, 0, 6, 7, True, 3),
   ],
 )
 def test_sizes_of_a_theta(sizes):

@@ -61,7 +61,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     hidden_bias: value towards which biases of hidden layers decay.
     embedding_bias: the same of the last layer; a large one makes the embedding linear.
     shuffle_inputs: show the rule its inputs in a random order.
-    pairs: show each unit what it does for a second example too, half a batch away (eq. 4.20).
+    partners: number of other examples of the batch that units are shown beside each (eq. 4.20).
     initial_coefficients: mixing coefficients that `init` gives to terms, by their keys in
       `unsup_rule.rule.terms.TERMS`; 0.1 for those left out, as in the authors' program.
     remat: "step" keeps only the inner states of a truncation and computes each step again in the
@@ -91,7 +91,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     hidden_bias: float = 0.0,
     embedding_bias: float = 0.0,
     shuffle_inputs: bool = False,
-    pairs: bool = False,
+    partners: int = 0,
     initial_coefficients: Mapping[str, float] | None = None,
     remat: str = "step",
     task_batching: str = "auto",
@@ -107,7 +107,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       delta_dim=delta_dim,
       num_grad_channels=num_grad_channels,
       identical_updates=identical_updates,
-      pairs=pairs,
+      partners=partners,
     )
     self.schedule = InnerSchedule(
       learning_rate, decay_steps, decay_power, hidden_bias, embedding_bias, shuffle_inputs

@@ -37,9 +37,9 @@ def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | 
   Convolutions run over the batch; the second and third mix units, which ties theta to n_L.
   """
   name = "compute_top_delta/{}".format
-  a = jnp.stack([x_BxN, of_partners(x_BxN, mask_B)]) if sizes.pairs else x_BxN[None]
+  a_CxBxN = jnp.stack([x_BxN, *of_partners(x_BxN, sizes.partners, mask_B)])
   with scope("top"):
-    a = conv_bn_relu(theta, name("conv_1d"), name("batch_norm"), a, BATCH, mask_B)
+    a = conv_bn_relu(theta, name("conv_1d"), name("batch_norm"), a_CxBxN, BATCH, mask_B)
     a = a.transpose(2, 1, 0)  # [N, B, C_t]: units become channels
     for i in (1, 2):
       a = conv_bn_relu(theta, name(f"conv_1d_{i}"), name(f"batch_norm_{i}"), a, BATCH, mask_B)
@@ -79,12 +79,17 @@ def weight_statistics(w: jax.Array, axis: int) -> jax.Array:
   return jnp.stack(statistics, axis=-2)
 
 
-def of_partners(a_BxN: jax.Array, mask_B: jax.Array | None) -> jax.Array:
-  """4.20: row (b + floor(B/2)) mod B in place of row b, of the B examples that are there."""
+def of_partners(a_BxN: jax.Array, partners: int, mask_B: jax.Array | None) -> list[jax.Array]:
+  """4.20: row (b + floor(p B / (P + 1))) mod B in place of row b, for p = 1 .. P partners.
+
+  B counts the examples that are there.
+  """
+  numbers = range(1, partners + 1)
   if mask_B is None:
-    return jnp.roll(a_BxN, -(len(a_BxN) // 2), axis=0)
+    return [jnp.roll(a_BxN, -(p * len(a_BxN) // (partners + 1)), axis=0) for p in numbers]
   count = jnp.maximum(jnp.sum(mask_B).astype(jnp.int32), 1)
-  return a_BxN[(jnp.arange(len(a_BxN)) + count // 2) % count]
+  row_B = jnp.arange(len(a_BxN))
+  return [a_BxN[(row_B + p * count // (partners + 1)) % count] for p in numbers]
 
 
 def features(
@@ -97,15 +102,15 @@ def features(
 ) -> jax.Array:
   """4.2 (a): normalised [x, z, sin t, cos t, d], t running twice round the circle by the units.
 
-  With `sizes.pairs` x and z of partners come last (4.20).
+  x and z of each partner come last (4.20).
   """
   t_N = jnp.linspace(0.0, 4 * jnp.pi, x_BxN.shape[1], dtype=x_BxN.dtype)
   waves_2xBxN = jnp.broadcast_to(
     jnp.stack([jnp.sin(t_N), jnp.cos(t_N)])[:, None], (2, *x_BxN.shape)
   )
   parts = [x_BxN[None], z_BxN[None], waves_2xBxN, d_DxBxN]
-  if sizes.pairs:
-    parts += [of_partners(a_BxN, mask_B)[None] for a_BxN in (x_BxN, z_BxN)]
+  x_and_z = (of_partners(a_BxN, sizes.partners, mask_B) for a_BxN in (x_BxN, z_BxN))
+  parts += [jnp.stack(pair) for pair in zip(*x_and_z, strict=True)]
   normalised = batch_norm(jnp.concatenate(parts), theta["batch_norm"]["beta"], mask_B)
   capture("batch_norm", lambda: normalised)
   return normalised

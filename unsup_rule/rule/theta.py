@@ -51,7 +51,7 @@ class Sizes:
     num_grad_channels: G, channels of a low-rank readout.
     identical_updates: whether V receives the very change of W; otherwise it has readouts of its
       own.
-    pairs: whether units are shown what they do for a second example too, a partner (4.20).
+    partners: number of other examples whose activities units are shown beside each one's (4.20).
   """
 
   output_size: int = 32
@@ -62,12 +62,12 @@ class Sizes:
   delta_dim: int = 32
   num_grad_channels: int = 4
   identical_updates: bool = True
-  pairs: bool = False
+  partners: int = 0
 
   @property
   def n_features(self) -> int:
     """Features of a unit and an example beside the delta (4.2 a)."""
-    return N_FEATURES + 2 * self.pairs
+    return N_FEATURES + 2 * self.partners
 
   @property
   def directions(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def numbered(name: str, index: int) -> str:
 
 def _convolutions(sizes: Sizes) -> Iterator[tuple[str, tuple[int, int, int]]]:
   c_top, c_h, d, n = sizes.top_delta_size, sizes.compute_h_size, sizes.delta_dim, sizes.output_size
-  top = [(5, 1 + sizes.pairs, c_top), (3, n, n), (3, n, n)]
+  top = [(5, 1 + sizes.partners, c_top), (3, n, n), (3, n, n)]
   top += [(3, c_top, c_top)] * sizes.top_delta_layers + [(3, c_top, d)]
   for index, shape in enumerate(top):
     yield f"compute_top_delta/{numbered('conv_1d', index)}", shape
@@ -183,5 +183,5 @@ def sizes_of(theta: Mapping[str, Mapping[str, Shaped]]) -> Sizes:
     delta_dim=theta["linear"]["w"].shape[-1],
     num_grad_channels=theta["forwardweight_readout_0_top/linear"]["w"].shape[-1],
     identical_updates=f"backward{COEFFICIENTS}" not in theta,
-    pairs=theta["compute_top_delta/conv_1d"]["w"].shape[1] == 2,
+    partners=theta["compute_top_delta/conv_1d"]["w"].shape[1] - 1,
   )
