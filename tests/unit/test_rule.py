@@ -116,16 +116,20 @@ def test_layers_get_changes_of_their_own(theta, params, x, step, strict):
     assert difference(first, second) > 0.01
 
 
-def test_missing_examples_equal_a_smaller_batch(theta, params, x, step, strict):
+def with_missing(x):
+  """A batch of which the examples x are there, and its mask."""
   mask = np.array([1, 0, 1, 1, 0, 1, 1, 1, 1])
   padded = np.full((9, 6), np.nan, np.float32)
   padded[mask > 0] = x
+  return jnp.asarray(padded), jnp.asarray(mask)
 
+
+def test_missing_examples_equal_a_smaller_batch(theta, params, x, step, strict):
   @jax.jit
   def masked(theta, params, x, mask):
     return changes(theta, SIZES, params, NET.apply(params, x, mask))
 
-  out = masked(theta, params, jnp.asarray(padded), jnp.asarray(mask))
+  out = masked(theta, params, *with_missing(x))
   check_close(out.layers, step(theta, params, x))
 
 
@@ -140,9 +144,9 @@ PARTNERS = (
 
 @pytest.mark.parametrize(("partners", "mask", "expected"), PARTNERS)
 def test_partners(partners, mask, expected):
-  rows = jnp.arange(7.0)[:, None]
+  rows = jnp.arange(7.0)[None, :, None]
   mask = None if mask is None else jnp.asarray(mask, jnp.float32)
-  assert [found[:, 0].tolist() for found in of_partners(rows, partners, mask)] == expected
+  assert [found[0, :, 0].tolist() for found in of_partners(rows, partners, mask)] == expected
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +186,7 @@ def test_who_partners_are_matters(params, x, social, strict):
 
 def test_missing_examples_equal_a_smaller_batch_with_partners(params, x, social, strict):
   theta = noisy(drawn_theta(SOCIAL), 0.1)
-  mask = np.array([1, 0, 1, 1, 0, 1, 1, 1, 1])
-  padded = np.full((9, 6), np.nan, np.float32)
-  padded[mask > 0] = x
-  out = social(theta, params, jnp.asarray(padded), jnp.asarray(mask))
+  out = social(theta, params, *with_missing(x))
   check_close(out, social(theta, params, x))
 
 

@@ -37,7 +37,8 @@ def top_delta(theta: Theta, sizes: Sizes, x_BxN: jax.Array, mask_B: jax.Array | 
   Convolutions run over the batch; the second and third mix units, which ties theta to n_L.
   """
   name = "compute_top_delta/{}".format
-  a_CxBxN = jnp.stack([x_BxN, *of_partners(x_BxN, sizes.partners, mask_B)])
+  x_1xBxN = x_BxN[None]
+  a_CxBxN = jnp.concatenate([x_1xBxN, *of_partners(x_1xBxN, sizes.partners, mask_B)])
   with scope("top"):
     a = conv_bn_relu(theta, name("conv_1d"), name("batch_norm"), a_CxBxN, BATCH, mask_B)
     a = a.transpose(2, 1, 0)  # [N, B, C_t]: units become channels
@@ -79,17 +80,18 @@ def weight_statistics(w: jax.Array, axis: int) -> jax.Array:
   return jnp.stack(statistics, axis=-2)
 
 
-def of_partners(a_BxN: jax.Array, partners: int, mask_B: jax.Array | None) -> list[jax.Array]:
-  """4.20: row (b + floor(p B / (P + 1))) mod B in place of row b, for p = 1 .. P partners.
+def of_partners(a_CxBxN: jax.Array, partners: int, mask_B: jax.Array | None) -> list[jax.Array]:
+  """4.20: example (b + floor(p B / (P + 1))) mod B in place of b, for p = 1 .. P partners.
 
   B counts the examples that are there.
   """
   numbers = range(1, partners + 1)
   if mask_B is None:
-    return [jnp.roll(a_BxN, -(p * len(a_BxN) // (partners + 1)), axis=0) for p in numbers]
+    batch = a_CxBxN.shape[1]
+    return [jnp.roll(a_CxBxN, -(p * batch // (partners + 1)), axis=1) for p in numbers]
   count = jnp.maximum(jnp.sum(mask_B).astype(jnp.int32), 1)
-  row_B = jnp.arange(len(a_BxN))
-  return [a_BxN[(row_B + p * count // (partners + 1)) % count] for p in numbers]
+  row_B = jnp.arange(len(mask_B))
+  return [a_CxBxN[:, (row_B + p * count // (partners + 1)) % count] for p in numbers]
 
 
 def features(
@@ -109,8 +111,7 @@ def features(
     jnp.stack([jnp.sin(t_N), jnp.cos(t_N)])[:, None], (2, *x_BxN.shape)
   )
   parts = [x_BxN[None], z_BxN[None], waves_2xBxN, d_DxBxN]
-  x_and_z = (of_partners(a_BxN, sizes.partners, mask_B) for a_BxN in (x_BxN, z_BxN))
-  parts += [jnp.stack(pair) for pair in zip(*x_and_z, strict=True)]
+  parts += of_partners(jnp.stack([x_BxN, z_BxN]), sizes.partners, mask_B)
   normalised = batch_norm(jnp.concatenate(parts), theta["batch_norm"]["beta"], mask_B)
   capture("batch_norm", lambda: normalised)
   return normalised
