@@ -388,6 +388,21 @@ def test_sizes_of_a_theta(sizes):
   assert sizes_of(make(sizes)) == sizes
 
 
+@pytest.mark.parametrize(
+  ("size", "value", "remedy"),
+  [
+    ("partners", -1, "a whole number from 0 up"),
+    ("top_delta_layers", True, "a whole number from 0 up"),
+    ("output_size", 0, "a whole number from 1 up"),
+    ("delta_dim", 8.0, "a whole number from 1 up"),
+    ("identical_updates", 1, "True or False"),
+  ],
+)
+def test_sizes_that_there_are_not(size, value, remedy):
+  with pytest.raises(UnsupRuleError, match=rf"^UnsupervisedRule\.{size} is {value}; give {remedy}"):
+    UnsupervisedRule(**{size: value})
+
+
 def test_architecture_from_parameters(params):
   assert mlp_of(params) == NET
   uneven = MLP(3, (5, 5, 2), 4)

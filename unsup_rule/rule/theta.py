@@ -12,6 +12,8 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from unsup_rule.errors import UnsupRuleError
+
 Theta = dict[str, dict[str, jax.Array]]
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 Leaf = TypeVar("Leaf", bound=Shaped)
@@ -19,6 +21,9 @@ Leaf = TypeVar("Leaf", bound=Shaped)
 N_WEIGHT_STATISTICS = 8  # four of W_bot, four of W_top (4.2 b)
 N_FEATURES = 4  # x, z, sin, cos (4.2 a)
 N_TERMS = 12  # of the weight change (4.4)
+
+# Sizes that may be 0.
+_MAY_BE_NONE = ("top_delta_layers", "compute_h_layers", "partners")
 
 # (name, bottom readout exists) in the order of section 4.4.
 READOUTS = (
@@ -52,6 +57,9 @@ class Sizes:
     identical_updates: whether V receives the very change of W; otherwise it has readouts of its
       own.
     partners: number of other examples whose activities units are shown beside each one's (4.20).
+
+  Raises:
+    UnsupRuleError: names the size that is no whole number, or below the least there can be.
   """
 
   output_size: int = 32
@@ -63,6 +71,17 @@ class Sizes:
   num_grad_channels: int = 4
   identical_updates: bool = True
   partners: int = 0
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      if name == "identical_updates":
+        fits, wanted = isinstance(value, bool), "True or False"
+      else:
+        least = 0 if name in _MAY_BE_NONE else 1
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        fits, wanted = whole and value >= least, f"a whole number from {least} up"
+      if not fits:
+        raise UnsupRuleError(f"UnsupervisedRule.{name} is {value!r}; give {wanted}")
 
   @property
   def n_features(self) -> int:
