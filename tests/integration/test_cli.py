@@ -90,10 +90,10 @@ def test_rules_are_listed_with_what_their_cards_say(capsys):
 
 
 def test_a_rule_s_card_is_printed(capsys, tmp_path):
-  assert cli.main(["rules", "unsup_1_small"]) == 0
-  assert capsys.readouterr().out == pretrained("unsup_1_small").card
-  pretrained("unsup_1_small").write(tmp_path / "mine.npz")
+  assert cli.main(["rules", "unsup_2_small"]) == 0
+  assert capsys.readouterr().out == pretrained("unsup_2_small").card
+  pretrained("unsup_2_small").write(tmp_path / "mine.npz")
   assert cli.main(["rules", str(tmp_path / "mine.npz")]) == 2
   assert "mine.npz has no card beside it; unsup-rule export" in capsys.readouterr().err
-  assert cli.main(["rules", "unsup_1_smol"]) == 2
-  assert "did you mean 'unsup_1_small'?" in capsys.readouterr().err
+  assert cli.main(["rules", "unsup_2_smol"]) == 2
+  assert "did you mean 'unsup_2_small'?" in capsys.readouterr().err

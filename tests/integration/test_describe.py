@@ -163,7 +163,7 @@ def test_the_wheel_brings_gin_files_and_weights(tmp_path):
   assert shipped == {name for name in files if re.fullmatch(r"gin/.*\.gin", name)}
   weights = {name for name in names if name.startswith("unsup_rule/weights/")}
   assert weights == {name for name in files if name.startswith("unsup_rule/weights/")}
-  assert "unsup_rule/weights/unsup_1_small.npz" in weights
+  assert "unsup_rule/weights/unsup_2_small.npz" in weights
   assert all(name.startswith("unsup_rule") for name in names)
 
 

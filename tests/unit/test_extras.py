@@ -47,7 +47,7 @@ for argv in (
   ["import-tf", "tests/golden/default_ckpt/tf_graph_data.ckpt", f"{{folder}}/imported"],
 ):
   assert main(argv) == 2, argv
-assert main(["export", "--rule=unsup_1_small", f"--out={{folder}}/a.npz"]) == 0
+assert main(["export", "--rule=unsup_2_small", f"--out={{folder}}/a.npz"]) == 0
 assert main(["rules"]) == 0
 for name in ("MLPTaskFamily", "UnsupervisedRule", "optax_transformation", "load"):
   try:

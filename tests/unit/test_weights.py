@@ -138,7 +138,7 @@ def test_three_ways_and_itself(path, tmp_path):
 @pytest.mark.parametrize(
   ("rule", "message"),
   [
-    ("unsup_1_smol", "no rule 'unsup_1_smol'; did you mean 'unsup_1_small'[?] known are .*unsup_1"),
+    ("unsup_2_smol", "no rule 'unsup_2_smol'; did you mean 'unsup_2_small'[?] known are .*unsup_1"),
     ("no/such/folder", "no rule 'no/such/folder'; known are "),
     ("no.npz", "cannot read no.npz: No such file"),
     (3, "rule is 3; give a name, a path"),
