@@ -73,15 +73,17 @@ class Sizes:
   partners: int = 0
 
   def __post_init__(self):
-    for name, value in dataclasses.asdict(self).items():
-      if name == "identical_updates":
-        fits, wanted = isinstance(value, bool), "True or False"
-      else:
-        least = 0 if name in _MAY_BE_NONE else 1
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        fits, wanted = whole and value >= least, f"a whole number from {least} up"
-      if not fits:
-        raise UnsupRuleError(f"UnsupervisedRule.{name} is {value!r}; give {wanted}")
+    for field in dataclasses.fields(self):
+      value, least = getattr(self, field.name), 0 if field.name in _MAY_BE_NONE else 1
+      whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+      if field.type is int and not (whole and value >= least):
+        raise UnsupRuleError(
+          f"UnsupervisedRule.{field.name} is {value!r}; give a whole number from {least} up"
+        )
+    if not isinstance(self.identical_updates, bool):
+      raise UnsupRuleError(
+        f"UnsupervisedRule.identical_updates is {self.identical_updates!r}; give True or False"
+      )
 
   @property
   def n_features(self) -> int:
