@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.tuning import solve
@@ -54,6 +55,11 @@ class RidgeProbe:
     ridge_factor: r, penalty on all weights but the bias; not multiplied by K.
     further_ridge_factors: the loss is its mean over r and these, so that features serve a probe
       whatever its penalty; all else that the probe returns is of r alone.
+    splits: the loss is its mean over this many ways, 1 to K, to divide the 2K examples into halves.
+      Each after the first exchanges some rows of the train half for those of the same number of the
+      test half, so that classes stay balanced where these are of one class. The expected loss is
+      the same and varies less, for no more embeddings; all else that the probe returns is of the
+      halves as they are given.
     zero_one_labels: one-hot in {0, 1}, else in {-1, 1}.
     center_y: subtract the mean over all entries and scale to unit mean squared norm, train and test
       each by its own statistics.
@@ -67,6 +73,7 @@ class RidgeProbe:
 
   ridge_factor: float = 0.1
   further_ridge_factors: tuple[float, ...] = ()
+  splits: int = 1
   zero_one_labels: bool = True
   center_y: bool = True
   normalize_y_hat: bool = True
@@ -126,15 +133,31 @@ class RidgeProbe:
         f"the probe got {features_2KxF.shape[0]} feature rows for {k} train and "
         f"{test.labels.shape[0]} test labels; pass both halves, each with at least one example"
       )
+    if not 1 <= self.splits <= k:
+      raise UnsupRuleError(
+        f"RidgeProbe.splits is {self.splits}; give 1 to {k}, the labelled examples"
+      )
+    if self.splits > 1 and k != test.labels.shape[0]:
+      raise UnsupRuleError(
+        f"RidgeProbe.splits is {self.splits}, for halves of one size; these have {k} and "
+        f"{test.labels.shape[0]} examples, so give 1"
+      )
     f = features_2KxF
     if self.normalize_act:
       f = f / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(f), axis=0, keepdims=True), 1e-12))
-    y_train, y_test = self.encode(train, n_ways, ways), self.encode(test, n_ways, ways)
     a = jnp.concatenate([f, jnp.ones_like(f[:, :1])], axis=1)
-    fit = self._fit(a, y_train, y_test, self.ridge_factor)
-    others = [self._fit(a, y_train, y_test, factor) for factor in self.further_ridge_factors]
+    y_train, y_test = self.encode(train, n_ways, ways), self.encode(test, n_ways, ways)
+    fit, loss = self._fits(a, y_train, y_test)
+    if self.splits > 1:
+
+      def divided(exchange_K: jax.Array) -> jax.Array:
+        one, other = _exchanged(exchange_K, (a[:k], train), (a[k:], test))
+        y = [self.encode(half[1], n_ways, ways) for half in (one, other)]
+        return self._fits(jnp.concatenate([one[0], other[0]]), *y)[1]
+
+      loss = (loss + jnp.sum(jax.vmap(divided)(exchanges(self.splits, k)))) / self.splits
     return ProbeResult(
-      loss=sum((other.loss for other in others), start=fit.loss) / (1 + len(others)),
+      loss=loss,
       total_loss=fit.mse_test + fit.ridge_component,
       mse_test=fit.mse_test,
       mse_train=fit.mse_train,
@@ -146,6 +169,14 @@ class RidgeProbe:
       logit_train=fit.logit_train,
       logit_test=fit.logit_test,
     )
+
+  def _fits(
+    self, a_2KxF: jax.Array, y_train: jax.Array, y_test: jax.Array
+  ) -> tuple["_Fit", jax.Array]:
+    """The regression under r, and the mean loss under all penalties."""
+    fit = self._fit(a_2KxF, y_train, y_test, self.ridge_factor)
+    others = [self._fit(a_2KxF, y_train, y_test, factor) for factor in self.further_ridge_factors]
+    return fit, sum((other.loss for other in others), start=fit.loss) / (1 + len(others))
 
   def _fit(
     self, a_2KxF: jax.Array, y_train: jax.Array, y_test: jax.Array, ridge_factor: float
@@ -164,6 +195,9 @@ class RidgeProbe:
     return _Fit(w, logit_train, logit_test, mse_test, mse_train, ridge_component, loss)
 
 
+_Half = tuple[jax.Array, Targets]  # Features and targets of K examples.
+
+
 class _Fit(NamedTuple):
   """A ridge regression: weights, predictions of both halves, and scalars of section 6."""
 
@@ -174,6 +208,26 @@ class _Fit(NamedTuple):
   mse_train: jax.Array
   ridge_component: jax.Array
   loss: jax.Array
+
+
+def exchanges(splits: int, k: int) -> np.ndarray:
+  """Which rows the divisions after the first exchange: [splits - 1, K] bool.
+
+  They are Walsh functions of a row's number and, after each, its complement: any two differ in
+  about half of the rows, or in all.
+  """
+  split, row = np.meshgrid(np.arange(1, splits), np.arange(k), indexing="ij")
+  return (np.bitwise_count(row & (split >> 1)) + split) % 2 == 1
+
+
+def _exchanged(exchange_K: jax.Array, one: _Half, other: _Half) -> tuple[_Half, _Half]:
+  """Both halves with some rows in the place of the other's."""
+
+  def choose(if_true: jax.Array, if_false: jax.Array) -> jax.Array:
+    rows = exchange_K.reshape(-1, *[1] * (if_true.ndim - 1))
+    return jnp.where(rows, if_true, if_false)
+
+  return jax.tree.map(choose, other, one), jax.tree.map(choose, one, other)
 
 
 def ridge_weights(a_KxF: jax.Array, y_KxY: jax.Array, ridge_factor: float) -> jax.Array:
