@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.probe import RidgeProbe, Targets, accuracy, unit_length
+from unsup_rule.probe import RidgeProbe, Targets, accuracy, exchanges, unit_length
 
 # One feature; train -1 (class 0) and 1 (class 1), test -2 and 3, both of class 0, and r = 2:
 # A^T A + diag(r, 0) = diag(4, 2), y = +-sqrt(1/2), so w = -+sqrt(2)/4 and no bias.
@@ -179,6 +179,84 @@ def test_gradient_against_finite_differences(options, n_features):
     step = 1e-6
     numeric = (loss(features + step * direction) - loss(features - step * direction)) / (2 * step)
     np.testing.assert_allclose(jnp.sum(gradient * direction), numeric, rtol=1e-7, atol=1e-9)
+
+
+def test_rows_that_divisions_exchange():
+  """All, the odd ones, the even ones, the second of each two pairs, the first, and so on."""
+  expected = ["1111", "0101", "1010", "0011", "1100"]
+  np.testing.assert_array_equal(exchanges(6, 4), [[c == "1" for c in row] for row in expected])
+  assert exchanges(1, 4).shape == (0, 4)
+  rows = exchanges(100, 100)
+  assert len({tuple(row) for row in rows.tolist()}) == 99
+  assert not any(np.array_equal(row, np.zeros(100)) for row in rows)
+  shares = np.mean(rows, axis=1)
+  assert shares[0] == 1
+  assert 0.3 < np.min(shares[1:]) <= np.max(shares[1:]) < 0.7
+
+
+def paired(k=12, ways=3, n_features=4, seed=0):
+  """A problem whose rows of one number are of one class, and regression targets."""
+  features, train, test = problem(k, ways, n_features, n_regression=2, seed=seed)
+  return features, train, Targets(train.labels, test.regression)
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"further_ridge_factors": (3.0,)}, {"normalize_act": True}]
+)
+def test_the_loss_of_several_divisions_is_their_mean(options, strict):
+  features, train, test = paired()
+  once = RidgeProbe(**options)
+  losses = [once(features, train, test, 3).loss]
+  for exchange in exchanges(4, 12):
+    number = np.arange(24).reshape(2, 12)
+    number[:, exchange] = number[::-1, exchange]
+    both = Targets(*(np.concatenate([a, b]) for a, b in zip(train, test, strict=True)))
+    one, other = (Targets(both.labels[n], both.regression[n]) for n in number)
+    losses.append(once(features[number.reshape(-1)], one, other, 3).loss)
+  assert len(set(map(float, losses))) == 4
+  first, several = once(features, train, test, 3), RidgeProbe(splits=4, **options)
+  result = several(features, train, test, 3)
+  np.testing.assert_allclose(result.loss, np.mean(losses), rtol=1e-6)
+  unchanged = [
+    (a, b) for name, a, b in zip(first._fields, first, result, strict=True) if name != "loss"
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *map(list, zip(*unchanged, strict=True)))
+  padded = jax.jit(several.__call__, static_argnums=3)(features, train, test, 5, jnp.int32(3))
+  np.testing.assert_allclose(padded.loss, result.loss, rtol=1e-5)
+
+
+def test_several_divisions_have_the_same_loss_on_average_with_less_variance():
+  """Features of a class are its number's corner and noise; 400 draws of 20 + 20 examples."""
+  k, draws = 20, 400
+  labels = jnp.arange(k) % 4
+  corners = jnp.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+
+  def losses(splits):
+    def loss(key):
+      noise = jax.random.normal(key, (2 * k, 2))
+      features = corners[jnp.concatenate([labels, labels])] + noise
+      return RidgeProbe(splits=splits)(features, Targets(labels), Targets(labels), 4).loss
+
+    return np.asarray(jax.jit(jax.vmap(loss))(jax.random.split(jax.random.PRNGKey(0), draws)))
+
+  one, eight = losses(1), losses(8)
+  error = np.std(one - eight) / np.sqrt(draws)
+  assert abs(np.mean(one) - np.mean(eight)) < 3 * error
+  assert np.var(eight) < 0.8 * np.var(one)
+
+
+@pytest.mark.parametrize("splits", [0, -1, 13])
+def test_bad_numbers_of_divisions(splits):
+  with pytest.raises(UnsupRuleError, match=f"splits is {splits}; give 1 to 12") as error:
+    RidgeProbe(splits=splits)(*paired(), 3)
+  assert "\n" not in str(error.value)
+
+
+def test_divisions_of_halves_of_two_sizes():
+  labels = [Targets(jnp.zeros(n, jnp.int32)) for n in (3, 2)]
+  with pytest.raises(UnsupRuleError, match=r"halves of one size; these have 3 and 2 .* give 1"):
+    RidgeProbe(splits=2)(jnp.zeros((5, 3)), *labels, 2)
+  assert RidgeProbe(splits=1)(jnp.zeros((5, 3)), *labels, 2).logit_test.shape == (2, 2)
 
 
 @pytest.mark.parametrize(("rows", "train", "test"), [(5, 2, 2), (2, 0, 2), (2, 2, 0), (0, 0, 0)])
