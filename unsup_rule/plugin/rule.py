@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import chex
 import gin
@@ -23,6 +23,8 @@ from unsup_rule.rule.update import changes
 
 from learned_optimization.learned_optimizers import base as lopt_base  # isort: skip
 from learned_optimization.optimizers import base as opt_base  # isort: skip
+
+T = TypeVar("T")
 
 
 @struct.dataclass
@@ -64,6 +66,9 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     partners: number of other examples of the batch that units are shown beside each (eq. 4.20).
     initial_coefficients: mixing coefficients that `init` gives to terms, by their keys in
       `unsup_rule.rule.terms.TERMS`; 0.1 for those left out, as in the authors' program.
+    gradient_decay: factor on the gradient that flows back from each inner step to the parameters
+      before it; 1 for the exact gradient. Gradients of long episodes vary so much since small
+      differences grow on the way; less than 1 gives up some of what early steps do for late ones.
     remat: "step" keeps only the inner states of a truncation and computes each step again in the
       backward pass, in a fraction of the memory and, since memory is the bottleneck, of the time;
       "none" keeps every intermediate value.
@@ -93,6 +98,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     shuffle_inputs: bool = False,
     partners: int = 0,
     initial_coefficients: Mapping[str, float] | None = None,
+    gradient_decay: float = 1.0,
     remat: str = "step",
     task_batching: str = "auto",
     inner_optimizer: opt_base.Optimizer | lopt_base.LearnedOptimizer | None = None,
@@ -114,6 +120,11 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     )
     check_inner_optimizer(inner_optimizer)
     self.initial_coefficients = checked_coefficients(initial_coefficients or {})
+    if not 0 <= gradient_decay <= 1:
+      raise UnsupRuleError(
+        f"UnsupervisedRule.gradient_decay is {gradient_decay}; give a number from 0 to 1"
+      )
+    self.gradient_decay = gradient_decay
     self.remat = remat
     self.task_batching = task_batching
     self.inner_optimizer = inner_optimizer
@@ -135,7 +146,9 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     if isinstance(inner, lopt_base.LearnedOptimizer):
       inner = inner.opt_fn(theta["step"], is_training=is_training)
       theta = theta["rule"]
-    rule = RuleOptimizer(self.sizes, theta, self.schedule, self.remat, self.task_batching)
+    rule = RuleOptimizer(
+      self.sizes, theta, self.schedule, self.remat, self.task_batching, self.gradient_decay
+    )
     return rule if inner is None else ComposedOptimizer(rule, inner)
 
 
@@ -149,6 +162,7 @@ class RuleOptimizer(opt_base.Optimizer):
     schedule: InnerSchedule,
     remat: str = "step",
     task_batching: str = "auto",
+    gradient_decay: float = 1.0,
   ):
     self.sizes = sizes
     # As one vector: the library vectorises over tasks what an update closes over, leaf by leaf.
@@ -156,6 +170,7 @@ class RuleOptimizer(opt_base.Optimizer):
     self.schedule = schedule
     self.remat = remat
     self.task_batching = task_batching
+    self.gradient_decay = gradient_decay
 
   @property
   def theta(self) -> Theta:
@@ -187,6 +202,7 @@ class RuleOptimizer(opt_base.Optimizer):
       **kwargs: ignored; other optimizers of the library take more.
     """
     del grad, loss, key, kwargs
+    opt_state, model_state = with_decayed_gradient((opt_state, model_state), self.gradient_decay)
     change = self.change(opt_state.params, model_state, opt_state.iteration)
     params = applied(self.schedule, opt_state.params, change, opt_state.iteration)
     return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
@@ -214,6 +230,28 @@ class RuleOptimizer(opt_base.Optimizer):
     prepared = tuning.prepared(compute, self.remat, self.task_batching)
     compute_change = functools.partial(prepared, self._theta)
     return scheduled_change(self.schedule, compute_change, params, model_state, step)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def with_decayed_gradient(tree: T, decay: float) -> T:
+  """The same arrays; the gradient that reaches them is multiplied by `decay`."""
+  del decay
+  return tree
+
+
+def _forward(tree: T, decay: float) -> tuple[T, None]:
+  del decay
+  return tree, None
+
+
+def _backward(decay: float, _: None, gradient: T) -> tuple[T]:
+  def multiplied(g: jax.Array) -> jax.Array:
+    return g if g.dtype == jax.dtypes.float0 else decay * g  # Whole numbers have none.
+
+  return (jax.tree.map(multiplied, gradient),)
+
+
+with_decayed_gradient.defvjp(_forward, _backward)
 
 
 class ComposedOptimizer(opt_base.Optimizer):
@@ -255,6 +293,9 @@ class ComposedOptimizer(opt_base.Optimizer):
   ) -> Any:
     """One step; the arguments are those of `RuleOptimizer.update`, `key` goes to the other."""
     del grad, loss, kwargs
+    opt_state, model_state = with_decayed_gradient(
+      (opt_state, model_state), self.rule.gradient_decay
+    )
     params = self.get_params(opt_state)
     # Library optimizers count their steps; one that does not gets the same order always.
     change = self.rule.change(params, model_state, getattr(opt_state, "iteration", 0))
