@@ -155,7 +155,9 @@ class RidgeProbe:
         y = [self.encode(half[1], n_ways, ways) for half in (one, other)]
         return self._fits(jnp.concatenate([one[0], other[0]]), *y)[1]
 
-      loss = (loss + jnp.sum(jax.vmap(divided)(exchanges(self.splits, k)))) / self.splits
+      loss = (
+        loss + jnp.sum(jax.vmap(divided)(jnp.asarray(exchanges(self.splits, k))))
+      ) / self.splits
     return ProbeResult(
       loss=loss,
       total_loss=fit.mse_test + fit.ridge_component,
