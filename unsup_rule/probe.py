@@ -56,10 +56,9 @@ class RidgeProbe:
     further_ridge_factors: the loss is its mean over r and these, so that features serve a probe
       whatever its penalty; all else that the probe returns is of r alone.
     splits: the loss is its mean over this many ways, 1 to K, to divide the 2K examples into halves.
-      Each after the first exchanges some rows of the train half for those of the same number of the
-      test half, so that classes stay balanced where these are of one class. The expected loss is
-      the same and varies less, for no more embeddings; all else that the probe returns is of the
-      halves as they are given.
+      Each after the first exchanges some examples of the train half for as many of the same classes
+      (of others, where the halves' counts differ). The expected loss is the same and varies less,
+      for no more embeddings; all else that the probe returns is of the halves as they are given.
     zero_one_labels: one-hot in {0, 1}, else in {-1, 1}.
     center_y: subtract the mean over all entries and scale to unit mean squared norm, train and test
       each by its own statistics.
@@ -149,9 +148,11 @@ class RidgeProbe:
     y_train, y_test = self.encode(train, n_ways, ways), self.encode(test, n_ways, ways)
     fit, loss = self._fits(a, y_train, y_test)
     if self.splits > 1:
+      partner_K = _partners(train.labels, test.labels)
+      test_half = jax.tree.map(lambda rows: rows[partner_K], (a[k:], test))
 
       def divided(exchange_K: jax.Array) -> jax.Array:
-        one, other = _exchanged(exchange_K, (a[:k], train), (a[k:], test))
+        one, other = _exchanged(exchange_K, (a[:k], train), test_half)
         y = [self.encode(half[1], n_ways, ways) for half in (one, other)]
         return self._fits(jnp.concatenate([one[0], other[0]]), *y)[1]
 
@@ -220,6 +221,11 @@ def exchanges(splits: int, k: int) -> np.ndarray:
   """
   split, row = np.meshgrid(np.arange(1, splits), np.arange(k), indexing="ij")
   return (np.bitwise_count(row & (split >> 1)) + split) % 2 == 1
+
+
+def _partners(train_K: jax.Array, test_K: jax.Array) -> jax.Array:
+  """For each train example a test example of its own, of the same class where counts agree: [K]."""
+  return jnp.argsort(test_K)[jnp.argsort(jnp.argsort(train_K))]
 
 
 def _exchanged(exchange_K: jax.Array, one: _Half, other: _Half) -> tuple[_Half, _Half]:

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -127,32 +126,6 @@ def test_loss_is_the_probe_on_labels_and_activations_are_of_the_unlabelled_batch
   drawn = task.labelled(jax.random.PRNGKey(1))
   other = dict(zip(("probe_x", "train", "test"), drawn, strict=True))
   assert task.loss(params, KEY, other) == task.loss(params, jax.random.PRNGKey(1))
-
-
-def test_batches_are_not_drawn_again_in_the_backward_pass(task):
-  """What is computed twice, to spare memory, holds no random numbers."""
-  params = drawn_weights(task.mlp, 0)
-
-  def loss(params):
-    _, activations = task.loss_with_state(params, None, KEY)
-    meta_loss, _, _ = task.loss_with_state_and_aux(params, activations, KEY)
-    return meta_loss + jnp.sum(activations.stacks[0].x)
-
-  program = jax.make_jaxpr(jax.grad(loss))(params)
-  again = [text for text in _equations(program.jaxpr) if text[0] == "remat2"]
-  assert len(again) == 2
-  assert any("random" in name or "threefry" in name for name, _ in _equations(program.jaxpr))
-  for _, inner in again:
-    assert not any("random" in name or "threefry" in name for name, _ in _equations(inner))
-
-
-def _equations(jaxpr):
-  """(name, its first inner program or None) of all operations, of inner programs too."""
-  for equation in jaxpr.eqns:
-    inner = list(jax.extend.core.jaxprs_in_params(equation.params))
-    yield equation.primitive.name, inner[0] if inner else None
-    for program in inner:
-      yield from _equations(program)
 
 
 def test_the_probe_may_read_all_layers(family):

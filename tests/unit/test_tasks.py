@@ -93,7 +93,6 @@ def test_labelled_draw(draw, strict):
       assert max(each) - min(each) <= 1
       np.testing.assert_array_equal(np.asarray(task.classes)[labels], class_of(half))
       assert targets.regression.shape == (9, 0)
-    np.testing.assert_array_equal(train.labels, test.labels)  # The probe may exchange rows.
 
 
 def test_labelled_draws_reach_every_example(draw, strict):

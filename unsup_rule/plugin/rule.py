@@ -25,6 +25,7 @@ from learned_optimization.learned_optimizers import base as lopt_base  # isort: 
 from learned_optimization.optimizers import base as opt_base  # isort: skip
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 @struct.dataclass
@@ -202,10 +203,16 @@ class RuleOptimizer(opt_base.Optimizer):
       **kwargs: ignored; other optimizers of the library take more.
     """
     del grad, loss, key, kwargs
-    opt_state, model_state = with_decayed_gradient((opt_state, model_state), self.gradient_decay)
+    opt_state, model_state = self.decayed(opt_state, model_state)
     change = self.change(opt_state.params, model_state, opt_state.iteration)
     params = applied(self.schedule, opt_state.params, change, opt_state.iteration)
     return RuleState(params=params, state=None, iteration=opt_state.iteration + 1)
+
+  def decayed(self, opt_state: T, model_state: M) -> tuple[T, M]:
+    """The same two; what flows back to them, and so to all steps before, counts less."""
+    if self.gradient_decay == 1:
+      return opt_state, model_state
+    return with_decayed_gradient((opt_state, model_state), self.gradient_decay)
 
   def change(
     self, params: Params, model_state: Activations | None, step: jax.Array | int = 0
@@ -293,9 +300,7 @@ class ComposedOptimizer(opt_base.Optimizer):
   ) -> Any:
     """One step; the arguments are those of `RuleOptimizer.update`, `key` goes to the other."""
     del grad, loss, kwargs
-    opt_state, model_state = with_decayed_gradient(
-      (opt_state, model_state), self.rule.gradient_decay
-    )
+    opt_state, model_state = self.rule.decayed(opt_state, model_state)
     params = self.get_params(opt_state)
     # Library optimizers count their steps; one that does not gets the same order always.
     change = self.rule.change(params, model_state, getattr(opt_state, "iteration", 0))

@@ -21,9 +21,8 @@ from learned_optimization.tasks import base as tasks_base  # isort: skip
 Batch = Any
 # With the values that gin binds; `RidgeProbe()` itself never looks at gin.
 configured_probe = gin.external_configurable(RidgeProbe, module="unsup_rule")
-# What a truncation keeps for its backward pass is then inner states and batches, which take longer
-# to draw than the probe takes to read, and not all that the probe and the base model compute of
-# them. Within a loop, nothing is merged that should not be.
+# What a truncation keeps for its backward pass is then the inner states, and not all that the probe
+# and the base model compute on batches. Within a loop, nothing is merged that should not be.
 _rematerialised = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
@@ -90,9 +89,7 @@ class MLPTask(tasks_base.Task):
 
   def measure(self, params: Params, key: jax.Array, data: Batch = None) -> ProbeResult:
     """The probe on a labelled draw under the present parameters."""
-    return self._measured(params, *self.labelled(key, data))
-
-  def _measured(self, params: Params, x: jax.Array, train: Targets, test: Targets) -> ProbeResult:
+    x, train, test = self.labelled(key, data)
     features = outputs.read(self.mlp, params, x, self.output)
     return self.probe(features, train, test, self.sampler.max_ways, self.task_params.ways)
 
@@ -105,27 +102,25 @@ class MLPTask(tasks_base.Task):
   ) -> tuple[jax.Array, Activations]:
     """The probe's loss, and the activations [B, ..] of the unlabelled batch."""
     del state
-    batch = self.unlabelled(key, data)
-    activations = _rematerialised(self.mlp.apply)(params, batch["x"], batch.get("mask"))
+    activations = _rematerialised(self._activations)(params, key, data)
     return self.loss(params, key, data), activations
+
+  def _activations(self, params: Params, key: jax.Array, data: Batch) -> Activations:
+    batch = self.unlabelled(key, data)
+    return self.mlp.apply(params, batch["x"], batch.get("mask"))
 
   def loss_and_aux(
     self, params: Params, key: jax.Array, data: Batch = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The probe's loss and all its scalars by name."""
-    return self._loss_and_aux(params, *self.labelled(key, data))
-
-  def _loss_and_aux(
-    self, params: Params, x: jax.Array, train: Targets, test: Targets
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    result = self._measured(params, x, train, test)
+    result = self.measure(params, key, data)
     return result.loss, result.scalars()
 
   def loss_with_state_and_aux(
     self, params: Params, state: Any, key: jax.Array, data: Batch = None
   ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
     """The outer meta-loss: the probe on a second, labelled batch."""
-    loss, aux = _rematerialised(self._loss_and_aux)(params, *self.labelled(key, data))
+    loss, aux = _rematerialised(self.loss_and_aux)(params, key, data)
     return loss, state, aux
 
 

@@ -138,14 +138,11 @@ class TaskSampler:
     return self._examples(task_params, labels_B, example_key)[0]
 
   def labelled(self, task_params: TaskParams, key: jax.Array) -> tuple[jax.Array, Targets, Targets]:
-    """K train, then K test examples [2K, P] and their targets; classes take turns, shuffled.
-
-    Example i of either half is of the same class, which lets the probe exchange them.
-    """
+    """K train, then K test examples [2K, P] and their targets; classes take turns, shuffled."""
     order_key, example_key = prng.split(key)
+    label_keys = prng.split(order_key)
     turns_K = jnp.arange(self.n_labelled) % task_params.ways
-    labels_K = jax.random.permutation(prng.split(order_key)[0], turns_K)
-    labels_2K = jnp.concatenate([labels_K, labels_K])
+    labels_2K = jnp.concatenate([jax.random.permutation(k, turns_K) for k in label_keys])
     x, targets = self._examples(task_params, labels_2K, example_key, distinct=True)
     k = self.n_labelled
     return x, Targets(labels_2K[:k], targets[:k]), Targets(labels_2K[k:], targets[k:])
