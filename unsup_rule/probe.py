@@ -156,9 +156,8 @@ class RidgeProbe:
         y = [self.encode(half[1], n_ways, ways) for half in (one, other)]
         return self._fits(jnp.concatenate([one[0], other[0]]), *y)[1]
 
-      loss = (
-        loss + jnp.sum(jax.vmap(divided)(jnp.asarray(exchanges(self.splits, k))))
-      ) / self.splits
+      others = jax.vmap(divided)(jnp.asarray(exchanges(self.splits, k)))
+      loss = (loss + jnp.sum(others)) / self.splits
     return ProbeResult(
       loss=loss,
       total_loss=fit.mse_test + fit.ridge_component,
