@@ -4,9 +4,10 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import accelerator, features
+from benchmarks import accelerator, features, gradient_noise
 from benchmarks.cases import CASES, Case
 from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
@@ -95,3 +96,27 @@ def test_features_beside_other_ways(tmp_path, capsys, monkeypatch):
 def test_a_method_that_fails_is_one_line():
   with pytest.raises(UnsupRuleError, match=r"PCA failed on 3 x 6: ValueError: .*; try fewer rows"):
     features.cost("PCA", 3, 6)
+
+
+def test_statistics_of_gradients():
+  """2,000 tasks of variance 3 over three numbers, each with three gradients of variance 6 more."""
+  random = np.random.default_rng(0)
+  mean = np.array([2.0, 0.0, -1.0])
+  tasks = mean + random.normal(size=(2000, 1, 3))
+  found = gradient_noise.statistics(tasks + np.sqrt(2) * random.normal(size=(2000, 3, 3)))
+  assert found["variance_within_tasks"] == pytest.approx(6, rel=0.03)
+  assert found["variance_between_tasks"] == pytest.approx(3, rel=0.1)
+  assert found["squared_mean"] == pytest.approx(5, rel=0.05)
+  assert found["noise_scale"] == pytest.approx(9 / 5, rel=0.1)
+
+
+@pytest.mark.slow
+def test_gradient_noise_of_a_gin_file(capsys, monkeypatch):
+  arguments = ["--config_file=gin/laptop.gin", "--rule=unsup_2_small", "--tasks=3"]
+  monkeypatch.setattr("sys.argv", ["gradient_noise", *arguments])
+  gradient_noise.main()
+  printed = capsys.readouterr()
+  found = json.loads(printed.out)
+  assert found["tasks"] == 3
+  assert found["variance_within_tasks"] > 0
+  assert "task 3/3" in printed.err
