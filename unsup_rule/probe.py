@@ -126,21 +126,7 @@ class RidgeProbe:
       n_ways: number of classes (columns of the one-hot block).
       ways: see `encode`.
     """
-    k = train.labels.shape[0]
-    if k == 0 or test.labels.shape[0] == 0 or features_2KxF.shape[0] != k + test.labels.shape[0]:
-      raise UnsupRuleError(
-        f"the probe got {features_2KxF.shape[0]} feature rows for {k} train and "
-        f"{test.labels.shape[0]} test labels; pass both halves, each with at least one example"
-      )
-    if not 1 <= self.splits <= k:
-      raise UnsupRuleError(
-        f"RidgeProbe.splits is {self.splits}; give 1 to {k}, the labelled examples"
-      )
-    if self.splits > 1 and k != test.labels.shape[0]:
-      raise UnsupRuleError(
-        f"RidgeProbe.splits is {self.splits}, for halves of one size; these have {k} and "
-        f"{test.labels.shape[0]} examples, so give 1"
-      )
+    self._check(len(features_2KxF), len(train.labels), len(test.labels))
     f = features_2KxF
     if self.normalize_act:
       f = f / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(f), axis=0, keepdims=True), 1e-12))
@@ -148,15 +134,7 @@ class RidgeProbe:
     y_train, y_test = self.encode(train, n_ways, ways), self.encode(test, n_ways, ways)
     fit, loss = self._fits(a, y_train, y_test)
     if self.splits > 1:
-      partner_K = _partners(train.labels, test.labels)
-      test_half = jax.tree.map(lambda rows: rows[partner_K], (a[k:], test))
-
-      def divided(exchange_K: jax.Array) -> jax.Array:
-        one, other = _exchanged(exchange_K, (a[:k], train), test_half)
-        y = [self.encode(half[1], n_ways, ways) for half in (one, other)]
-        return self._fits(jnp.concatenate([one[0], other[0]]), *y)[1]
-
-      others = jax.vmap(divided)(jnp.asarray(exchanges(self.splits, k)))
+      others = self._losses_of_other_splits(a, train, test, n_ways, ways)
       loss = (loss + jnp.sum(others)) / self.splits
     return ProbeResult(
       loss=loss,
@@ -171,6 +149,44 @@ class RidgeProbe:
       logit_train=fit.logit_train,
       logit_test=fit.logit_test,
     )
+
+  def _check(self, rows: int, k: int, n_test: int) -> None:
+    """Raises if so many rows of features do not fit the targets, or the targets `splits`."""
+    if k == 0 or n_test == 0 or rows != k + n_test:
+      raise UnsupRuleError(
+        f"the probe got {rows} feature rows for {k} train and {n_test} test labels; pass both "
+        "halves, each with at least one example"
+      )
+    if not 1 <= self.splits <= k:
+      raise UnsupRuleError(
+        f"RidgeProbe.splits is {self.splits}; give 1 to {k}, the labelled examples"
+      )
+    if self.splits > 1 and k != n_test:
+      raise UnsupRuleError(
+        f"RidgeProbe.splits is {self.splits}, for halves of one size; these have {k} and "
+        f"{n_test} examples, so give 1"
+      )
+
+  def _losses_of_other_splits(
+    self,
+    a_2KxF: jax.Array,
+    train: Targets,
+    test: Targets,
+    n_ways: int,
+    ways: jax.Array | None,
+  ) -> jax.Array:
+    """The loss of each division after the first: [splits - 1]."""
+    k = len(train.labels)
+    partner_K = _partners(train.labels, test.labels)
+    train_half = a_2KxF[:k], train
+    test_half = jax.tree.map(lambda rows: rows[partner_K], (a_2KxF[k:], test))
+
+    def loss(exchange_K: jax.Array) -> jax.Array:
+      (a_train, one), (a_test, other) = _exchanged(exchange_K, train_half, test_half)
+      y_train, y_test = (self.encode(targets, n_ways, ways) for targets in (one, other))
+      return self._fits(jnp.concatenate([a_train, a_test]), y_train, y_test)[1]
+
+    return jax.vmap(loss)(jnp.asarray(exchanges(self.splits, k)))
 
   def _fits(
     self, a_2KxF: jax.Array, y_train: jax.Array, y_test: jax.Array
