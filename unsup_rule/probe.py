@@ -177,9 +177,9 @@ class RidgeProbe:
   ) -> jax.Array:
     """The loss of each division after the first: [splits - 1]."""
     k = len(train.labels)
-    partner_K = _partners(train.labels, test.labels)
+    counterpart_K = _counterparts(train.labels, test.labels)
     train_half = a_2KxF[:k], train
-    test_half = jax.tree.map(lambda rows: rows[partner_K], (a_2KxF[k:], test))
+    test_half = jax.tree.map(lambda rows: rows[counterpart_K], (a_2KxF[k:], test))
 
     def loss(exchange_K: jax.Array) -> jax.Array:
       (a_train, one), (a_test, other) = _exchanged(exchange_K, train_half, test_half)
@@ -238,7 +238,7 @@ def exchanges(splits: int, k: int) -> np.ndarray:
   return (np.bitwise_count(row & (split >> 1)) + split) % 2 == 1
 
 
-def _partners(train_K: jax.Array, test_K: jax.Array) -> jax.Array:
+def _counterparts(train_K: jax.Array, test_K: jax.Array) -> jax.Array:
   """For each train example a test example of its own, of the same class where counts agree: [K]."""
   return jnp.argsort(test_K)[jnp.argsort(jnp.argsort(train_K))]
 

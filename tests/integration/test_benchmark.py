@@ -112,7 +112,7 @@ def test_statistics_of_gradients():
 
 @pytest.mark.slow
 def test_gradient_noise_of_a_gin_file(capsys, monkeypatch):
-  arguments = ["--config_file=gin/laptop.gin", "--rule=unsup_2_small", "--tasks=3"]
+  arguments = ["--config_file=gin/laptop.gin", "--tasks=3"]
   monkeypatch.setattr("sys.argv", ["gradient_noise", *arguments])
   gradient_noise.main()
   printed = capsys.readouterr()
