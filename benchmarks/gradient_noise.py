@@ -7,8 +7,9 @@
 Takes estimates of one task each by `truncated_grad`, of the gin file's first input shape and
 architecture, at the theta that a run would start from: several of each task, with other batches.
 Prints one line of JSON: variances are sums over theta's numbers, `squared_mean` is the squared
-length of the mean gradient without the part that noise adds, `noise_scale` how many tasks a step
-needs for a mean whose noise is as large as itself.
+length of the mean gradient without the part that noise adds, with its standard error (jackknife
+over tasks); `noise_scale` is how many tasks a step needs for a mean whose noise is as large as
+itself, null where the squared mean is not above two of its standard errors: take more tasks.
 """
 
 import argparse
@@ -25,20 +26,34 @@ from unsup_rule.meta import estimators, gin_files, outer_step, settings
 from unsup_rule.plugin.distribution import task_distribution
 
 
-def statistics(gradients_NxRxD: np.ndarray) -> dict[str, float]:
-  """Of R >= 2 gradients of each of N >= 2 tasks, in float64."""
+def _squared_mean(means_NxD: np.ndarray) -> tuple[float, float]:
+  """Squared length of the means' expectation, without bias, and its standard error.
+
+  The U-statistic (|sum g|^2 - sum |g|^2) / (N (N - 1)), and its jackknife over tasks.
+  """
+  n = len(means_NxD)
+  total_D, own_N = means_NxD.sum(axis=0), np.sum(np.square(means_NxD), axis=1)
+  pairs = float(total_D @ total_D - own_N.sum())
+  without_N = (pairs - 2 * (means_NxD @ total_D - own_N)) / ((n - 1) * (n - 2))
+  error = np.sqrt((n - 1) / n * np.sum(np.square(without_N - without_N.mean())))
+  return pairs / (n * (n - 1)), float(error)
+
+
+def statistics(gradients_NxRxD: np.ndarray) -> dict[str, float | None]:
+  """Of R >= 2 gradients of each of N >= 3 tasks, in float64."""
   n, repeats, _ = gradients_NxRxD.shape
   g = gradients_NxRxD.astype(np.float64)
   means_NxD = g.mean(axis=1)
   within = float(np.sum(np.square(g - means_NxD[:, None])) / (n * (repeats - 1)))
   of_means = float(np.sum(np.square(means_NxD - means_NxD.mean(axis=0))) / (n - 1))
   between = of_means - within / repeats
-  squared = float(np.sum(np.square(means_NxD.mean(axis=0)))) - of_means / n
+  squared, error = _squared_mean(means_NxD)
   return {
     "variance_within_tasks": within,
     "variance_between_tasks": between,
     "squared_mean": squared,
-    "noise_scale": (within + between) / squared,
+    "squared_mean_error": error,
+    "noise_scale": (within + between) / squared if squared > 2 * error else None,
   }
 
 
@@ -66,8 +81,8 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=2, help="gradients of each task")
   parser.add_argument("--seed", type=int, default=0)
   arguments = parser.parse_args()
-  if min(arguments.tasks, arguments.repeats) < 2:
-    parser.error("--tasks and --repeats are at least 2")
+  if arguments.tasks < 3 or arguments.repeats < 2:
+    parser.error("--tasks is at least 3, --repeats at least 2")
   compilation.cache_on_disk()
   single = ["truncated_grad.num_tasks=1", "truncated_grad.groups=1"]
   bindings = [*arguments.gin_bindings, *single]

@@ -108,6 +108,15 @@ def test_statistics_of_gradients():
   assert found["variance_between_tasks"] == pytest.approx(3, rel=0.1)
   assert found["squared_mean"] == pytest.approx(5, rel=0.05)
   assert found["noise_scale"] == pytest.approx(9 / 5, rel=0.1)
+  # A task's mean of three has the variance 1 + 2 / 3 in each number: 4 * 5 / 3 * |mean|^2 / N.
+  assert found["squared_mean_error"] == pytest.approx(np.sqrt(4 * (5 / 3) * 5 / 2000), rel=0.1)
+
+
+def test_no_noise_scale_where_the_mean_is_within_the_noise():
+  gradients = np.random.default_rng(1).normal(size=(8, 2, 50))
+  found = gradient_noise.statistics(gradients)
+  assert found["noise_scale"] is None
+  assert abs(found["squared_mean"]) < 2 * found["squared_mean_error"]
 
 
 @pytest.mark.slow
