@@ -2,6 +2,7 @@
 
 import meta_problems
 import pytest
+from shipped import QUICK
 
 from unsup_rule.cli import main as cli
 from unsup_rule.weights.pretrained import DEFAULT, names, pretrained
@@ -90,10 +91,10 @@ def test_rules_are_listed_with_what_their_cards_say(capsys):
 
 
 def test_a_rule_s_card_is_printed(capsys, tmp_path):
-  assert cli.main(["rules", "unsup_2_small"]) == 0
-  assert capsys.readouterr().out == pretrained("unsup_2_small").card
-  pretrained("unsup_2_small").write(tmp_path / "mine.npz")
+  assert cli.main(["rules", QUICK]) == 0
+  assert capsys.readouterr().out == pretrained(QUICK).card
+  pretrained(QUICK).write(tmp_path / "mine.npz")
   assert cli.main(["rules", str(tmp_path / "mine.npz")]) == 2
   assert "mine.npz has no card beside it; unsup-rule export" in capsys.readouterr().err
-  assert cli.main(["rules", "unsup_2_smol"]) == 2
-  assert "did you mean 'unsup_2_small'?" in capsys.readouterr().err
+  assert cli.main(["rules", QUICK.replace("a", "o")]) == 2
+  assert f"did you mean '{QUICK}'?" in capsys.readouterr().err

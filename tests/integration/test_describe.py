@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import matplotlib.image
 import pytest
 from folders import ROOT
+from shipped import QUICK
 
 from unsup_rule.cli import main as cli
 from unsup_rule.cli.sheet import ways
@@ -163,7 +164,7 @@ def test_the_wheel_brings_gin_files_and_weights(tmp_path):
   assert shipped == {name for name in files if re.fullmatch(r"gin/.*\.gin", name)}
   weights = {name for name in names if name.startswith("unsup_rule/weights/")}
   assert weights == {name for name in files if name.startswith("unsup_rule/weights/")}
-  assert "unsup_rule/weights/unsup_2_small.npz" in weights
+  assert f"unsup_rule/weights/{QUICK}.npz" in weights
   assert all(name.startswith("unsup_rule") for name in names)
 
 

@@ -8,6 +8,7 @@ import meta_problems
 import numpy as np
 import pytest
 from rule_helpers import SMALLEST
+from shipped import QUICK
 
 from unsup_rule import pretrained, storage
 from unsup_rule.cli.main import main
@@ -47,7 +48,7 @@ def launched(folder, steps=30):
       **{"loss/glyphs": 2 - step / 20} | ({"loss/<b>": 1.0} if step % 2 else {}),
     )
   rows.close()
-  run_folder.write(folder, pretrained("unsup_2_small"))
+  run_folder.write(folder, pretrained(QUICK))
   storage.write_text(folder / "status.json", json.dumps(STATUS))
   storage.write_text(folder / "config.gin", "run_train.lopt = @<UnsupervisedRule>()\n")
   return folder
@@ -113,7 +114,7 @@ def test_a_run_of_launch_without_them_on_the_way(tmp_path, capsys):
     "&lt;b&gt;</td><td class=\"n\">15</td>",
     "@&lt;UnsupervisedRule&gt;",
     "not recorded by the version",
-    pretrained("unsup_2_small").sha256,
+    pretrained(QUICK).sha256,
   ):  # fmt: skip
     assert part in page, part
 
@@ -171,7 +172,7 @@ def test_folders_that_hold_no_run(tmp_path, capsys):
 
 
 def test_coefficients_of_whatever_is_trained():
-  theta = pretrained("unsup_2_small").theta
+  theta = pretrained(QUICK).theta
   names = list(curve.coefficients(theta))
   assert names == COEFFICIENTS
   assert curve.coefficients({"rule": theta, "step": {}}) == curve.coefficients(theta)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from folders import ROOT
+from shipped import DEFAULT, QUICK
 
 from unsup_rule import extras
 
@@ -47,7 +48,7 @@ for argv in (
   ["import-tf", "tests/golden/default_ckpt/tf_graph_data.ckpt", f"{{folder}}/imported"],
 ):
   assert main(argv) == 2, argv
-assert main(["export", "--rule=unsup_2_small", f"--out={{folder}}/a.npz"]) == 0
+assert main(["export", "--rule={QUICK}", f"--out={{folder}}/a.npz"]) == 0
 assert main(["rules"]) == 0
 for name in ("MLPTaskFamily", "UnsupervisedRule", "optax_transformation", "load"):
   try:
@@ -78,7 +79,7 @@ from unsup_rule import MLP, UnsupervisedFeatures, pretrained, step
 mlp = MLP(3, (), 32)
 print(len(jax.tree.leaves(mlp.init(jax.random.PRNGKey(0)))), pretrained().name, callable(step))
 """)
-  assert (done.returncode, done.stdout) == (0, "3 unsup_1 True\n"), done.stderr
+  assert (done.returncode, done.stdout) == (0, f"3 {DEFAULT} True\n"), done.stderr
 
 
 @pytest.mark.parametrize(("module", "extra"), [("tensorflow", "tf"), ("umap", "umap")])

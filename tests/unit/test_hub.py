@@ -10,16 +10,17 @@ import threading
 
 import pytest
 from folders import ROOT
+from shipped import QUICK
 
 from unsup_rule import pretrained
 from unsup_rule.cli.main import main
 from unsup_rule.errors import UnsupRuleError
 
-CODE = """
+CODE = f"""
 from unsup_rule import pretrained
 from unsup_rule.errors import UnsupRuleError
 rule = pretrained("hf://somebody/laptop")
-assert rule.sha256 == pretrained("unsup_2_small").sha256
+assert rule.sha256 == pretrained("{QUICK}").sha256
 print(rule.name, rule.card)
 try:
   pretrained("hf://somebody/else")
@@ -35,7 +36,7 @@ def test_a_rule_in_the_cache_is_loaded(tmp_path):
   snapshot.mkdir(parents=True)
   (repository / "refs").mkdir()
   (repository / "refs" / "main").write_text("0" * 40)
-  pretrained("unsup_2_small").write(snapshot / "rule.npz")
+  pretrained(QUICK).write(snapshot / "rule.npz")
   (snapshot / "README.md").write_text("The card.")
   settings = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
   path = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
@@ -98,7 +99,7 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
 
 def test_a_rule_is_pushed_with_its_card(tmp_path, monkeypatch, capsys):
   constants = pytest.importorskip("huggingface_hub.constants")
-  command = ["export", "--rule=unsup_2_small", "--push=hf://somebody/laptop", "--about=Mine."]
+  command = ["export", f"--rule={QUICK}", "--push=hf://somebody/laptop", "--about=Mine."]
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
     server.files = {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -112,7 +113,7 @@ def test_a_rule_is_pushed_with_its_card(tmp_path, monkeypatch, capsys):
   assert set(server.files) == {"README.md", "rule.npz"}
   assert server.files["README.md"].startswith(b"# laptop\n\nMine.\n")
   (tmp_path / "mine.npz").write_bytes(server.files["rule.npz"])
-  assert pretrained(tmp_path / "mine.npz").sha256 == pretrained("unsup_2_small").sha256
+  assert pretrained(tmp_path / "mine.npz").sha256 == pretrained(QUICK).sha256
   # Nobody answers there any more.
   assert main(command) == 2
   (line,) = capsys.readouterr().err.splitlines()
@@ -120,7 +121,7 @@ def test_a_rule_is_pushed_with_its_card(tmp_path, monkeypatch, capsys):
 
 
 def test_where_to_export_must_be_said(capsys):
-  assert main(["export", "--rule", "unsup_2_small"]) == 2
+  assert main(["export", "--rule", QUICK]) == 2
   assert "nowhere to export to; give --out, or --push hf://" in capsys.readouterr().err
-  assert main(["export", "--rule", "unsup_2_small", "--push", "somebody/laptop"]) == 2
+  assert main(["export", "--rule", QUICK, "--push", "somebody/laptop"]) == 2
   assert "somebody/laptop names no repository of the hub" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from evaluation_helpers import SIZES, rule_folder
 from learned_optimization.learned_optimizers import base as lopt_base
 from rule_helpers import SMALL, SMALLEST, drawn_theta, drawn_weights
+from shipped import DEFAULT
 
 import unsup_rule
 from unsup_rule.cli.main import main
@@ -86,7 +87,7 @@ def test_files_of_float32_work_under_x64(tmp_path):
 
   def used(out):
     assert main(["export", f"--rule={folder}", f"--out={out}"]) == 0
-    rules = [unsup_rule.pretrained(path) for path in ("unsup_1", folder, out)]
+    rules = [unsup_rule.pretrained(path) for path in (DEFAULT, folder, out)]
     theta = checkpoint.load_theta(folder, like)
     features = unsup_rule.UnsupervisedFeatures((4,), 8, rules[-1], steps=1, batch_size=10)
     return [[rule.theta for rule in rules], theta], features.fit_transform(x)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rule_helpers import SMALL, SMALLEST, drawn_weights
+from shipped import DEFAULT
 
 import unsup_rule
 from unsup_rule.errors import UnsupRuleError
@@ -194,7 +195,7 @@ def test_bad_dynamics(settings, message):
 
 def test_dynamics_are_kept_in_files(tmp_path):
   wanted = InnerSchedule(0.04, 80.0, 3.0, 0.4, 6.0, True)
-  rule = dataclasses.replace(unsup_rule.pretrained("unsup_1"), schedule=wanted)
+  rule = dataclasses.replace(unsup_rule.pretrained(DEFAULT), schedule=wanted)
   rule.write(tmp_path / "rule.npz")
   run_folder.write(tmp_path / "folder", rule)
   for path in (tmp_path / "rule.npz", tmp_path / "folder"):

@@ -14,6 +14,7 @@ import jax
 import psutil
 import pytest
 from folders import ROOT
+from shipped import DEFAULT, QUICK
 
 import unsup_rule
 from unsup_rule import locations, storage
@@ -56,7 +57,7 @@ def _python(code, **options):
 
 def test_a_tilde_is_the_home_folder(home, monkeypatch, capsys):
   monkeypatch.chdir(home)
-  assert main(["export", "--rule", "unsup_2_small", "--out=~/shipped/mine.npz"]) == 0
+  assert main(["export", "--rule", QUICK, "--out=~/shipped/mine.npz"]) == 0
   assert (home / "shipped" / "mine.npz").is_file()
   assert not (home / "~").exists()
   assert unsup_rule.pretrained("~/shipped/mine.npz").name == "mine"
@@ -72,7 +73,7 @@ def test_a_tilde_is_the_home_folder(home, monkeypatch, capsys):
 def test_without_a_home_the_cache_is_temporary(homeless, tmp_path, monkeypatch):
   monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
   assert locations.cache_folder() == tmp_path / f"unsup_rule-{os.getuid()}"
-  assert unsup_rule.pretrained("unsup_2_small").name == "unsup_2_small"
+  assert unsup_rule.pretrained(QUICK).name == QUICK
   with pytest.raises(UnsupRuleError, match="~/sets: this user has no home folder; set HOME, or"):
     tfds_source.data_folder("~/sets")
 
@@ -99,7 +100,7 @@ def test_programs_of_others_are_not_used(tmp_path, monkeypatch, ours):
 
 
 def test_files_are_utf8_whatever_the_locale(tmp_path):
-  assert main(["export", "--rule=unsup_2_small", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
+  assert main(["export", f"--rule={QUICK}", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
   path = str(tmp_path / "a.npz")
   done = _python(
     f"import unsup_rule; print(ascii(unsup_rule.pretrained({path!r}).card))",
@@ -112,7 +113,7 @@ def test_files_are_utf8_whatever_the_locale(tmp_path):
 
 def test_what_is_said_about_a_rule_is_utf8_whatever_the_locale(tmp_path):
   code = "import sys; from unsup_rule.cli.main import main; sys.exit(main(sys.argv[1:]))"
-  arguments = ["export", "--rule=unsup_2_small", "--about=Größen", f"--out={tmp_path}/a.npz"]
+  arguments = ["export", f"--rule={QUICK}", "--about=Größen", f"--out={tmp_path}/a.npz"]
   done = subprocess.run(
     [sys.executable, "-c", code, *arguments],
     capture_output=True,
@@ -135,7 +136,7 @@ def test_a_current_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "some"])
 def test_hours_are_numbers(value, capsys):
   with pytest.raises(SystemExit):
-    main(["export", "--rule=unsup_2_small", "--out=x.npz", f"--core-hours={value}"])
+    main(["export", f"--rule={QUICK}", "--out=x.npz", f"--core-hours={value}"])
   assert f"argument --core-hours: '{value}'; give a number from 0 up" in capsys.readouterr().err
 
 
@@ -157,7 +158,7 @@ def test_a_reader_that_leaves_ends_without_a_word(tmp_path):
   """As with `| head -1`, here with a reader that is gone before the first word."""
   read, write = os.pipe()
   os.close(read)
-  arguments = ["export", "--rule=unsup_2_small", "--out=a.npz"]
+  arguments = ["export", f"--rule={QUICK}", "--out=a.npz"]
   code = f"import sys; from unsup_rule.cli.main import main; sys.exit(main({arguments}))"
   done = _python(code, stdout=write, cwd=tmp_path)
   os.close(write)
@@ -179,7 +180,7 @@ def test_gpus_that_are_not_there_are_one_line(tmp_path):
 
 
 def test_a_card_can_be_printed_in_any_locale(tmp_path):
-  assert main(["export", "--rule=unsup_2_small", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
+  assert main(["export", f"--rule={QUICK}", "--about=Größen", f"--out={tmp_path}/a.npz"]) == 0
   code = f"import sys; from unsup_rule.cli.main import main; main(['rules', '{tmp_path}/a.npz'])"
   done = _python(
     code,
@@ -303,7 +304,7 @@ def test_what_only_posix_has_is_not_needed(tmp_path):
   )
   done = _python(code, stdout=subprocess.PIPE)
   assert done.returncode == 0, done.stderr
-  assert "unsup_1" in done.stdout
+  assert DEFAULT in done.stdout
 
 
 def test_a_lock_is_no_way_to_empty_another_file(tmp_path):
@@ -318,7 +319,7 @@ def test_an_export_that_found_no_room_can_be_repeated(tmp_path, monkeypatch):
   def full(path, content):
     raise UnsupRuleError(f"cannot write {path}: No space left on device")
 
-  arguments = ["export", "--rule=unsup_2_small", f"--out={tmp_path}/a.npz"]
+  arguments = ["export", f"--rule={QUICK}", f"--out={tmp_path}/a.npz"]
   with monkeypatch.context() as patch:
     patch.setattr(storage, "write_text", full)
     assert main(arguments) == 2

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from evaluation_helpers import SIZES, rule_folder
 from rule_helpers import drawn_theta
+from shipped import DEFAULT, QUICK
 
 import unsup_rule
 from unsup_rule.cli.main import main
@@ -23,9 +24,10 @@ from unsup_rule.meta import checkpoint, gin_files, run_folder, settings
 from unsup_rule.meta.checkpoint import load_theta
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.weights.archive import Archive, Use, digest
-from unsup_rule.weights.pretrained import DEFAULT, names
+from unsup_rule.weights.pretrained import names
 
 SMALL = dataclasses.asdict(SIZES)
+TYPO = QUICK.replace("a", "o")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_three_ways_and_itself(path, tmp_path):
 @pytest.mark.parametrize(
   ("rule", "message"),
   [
-    ("unsup_2_smol", "no rule 'unsup_2_smol'; did you mean 'unsup_2_small'[?] known are .*unsup_1"),
+    (TYPO, f"no rule '{TYPO}'; did you mean '{QUICK}'[?] known are .*{DEFAULT}"),
     ("no/such/folder", "no rule 'no/such/folder'; known are "),
     ("no.npz", "cannot read no.npz: No such file"),
     (3, "rule is 3; give a name, a path"),
