@@ -18,7 +18,7 @@ import numpy as np
 
 from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.terms import TERMS
+from unsup_rule.rule.terms import terms
 from unsup_rule.rule.theta import COEFFICIENTS
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def coefficients(theta: object) -> dict[str, float]:
   for direction, name in (("forward", ""), ("backward", "V ")):
     if module := rule.get(f"{direction}{COEFFICIENTS}"):
       values = np.asarray(module["w"])[:, 0].tolist()
-      found |= {f"{COEFFICIENT_PREFIX}{name}{t}": v for t, v in zip(TERMS, values, strict=True)}
+      by_term = zip(terms(len(values)), values, strict=True)
+      found |= {f"{COEFFICIENT_PREFIX}{name}{term}": value for term, value in by_term}
   return found
 
 

@@ -65,8 +65,9 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     embedding_bias: the same of the last layer; a large one makes the embedding linear.
     shuffle_inputs: show the rule its inputs in a random order.
     partners: number of other examples of the batch that units are shown beside each (eq. 4.20).
+    redundancy: whether weights of units that correlate are driven apart (eq. 4.21).
     initial_coefficients: mixing coefficients that `init` gives to terms, by their keys in
-      `unsup_rule.rule.terms.TERMS`; 0.1 for those left out, as in the authors' program.
+      `unsup_rule.rule.terms`; 0.1 for those left out, as in the authors' program.
     gradient_decay: factor on the gradient that flows back from each inner step to the parameters
       before it; 1 for the exact gradient. Gradients of long episodes vary so much since small
       differences grow on the way; less than 1 gives up some of what early steps do for late ones.
@@ -98,6 +99,7 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
     embedding_bias: float = 0.0,
     shuffle_inputs: bool = False,
     partners: int = 0,
+    redundancy: bool = False,
     initial_coefficients: Mapping[str, float] | None = None,
     gradient_decay: float = 1.0,
     remat: str = "step",
@@ -115,12 +117,13 @@ class UnsupervisedRule(lopt_base.LearnedOptimizer):
       num_grad_channels=num_grad_channels,
       identical_updates=identical_updates,
       partners=partners,
+      redundancy=redundancy,
     )
     self.schedule = InnerSchedule(
       learning_rate, decay_steps, decay_power, hidden_bias, embedding_bias, shuffle_inputs
     )
     check_inner_optimizer(inner_optimizer)
-    self.initial_coefficients = checked_coefficients(initial_coefficients or {})
+    self.initial_coefficients = checked_coefficients(initial_coefficients or {}, self.sizes)
     if not 0 <= gradient_decay <= 1:
       raise UnsupRuleError(
         f"UnsupervisedRule.gradient_decay is {gradient_decay}; give a number from 0 to 1"

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from unsup_rule import prng
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.rule.terms import TERMS
-from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Spec, Theta, specs
+from unsup_rule.rule.terms import terms
+from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Spec, Theta, sizes_of, specs
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -34,19 +34,21 @@ def _initializer(spec: Spec) -> hk.initializers.Initializer:
   )
 
 
-def checked_coefficients(coefficients: Mapping[str, float]) -> dict[str, float]:
-  """Raises if a key is no term."""
+def checked_coefficients(coefficients: Mapping[str, float], sizes: Sizes) -> dict[str, float]:
+  """Raises if a key is no term of a rule of these sizes."""
+  known = terms(sizes.n_terms)
   for key in coefficients:
-    if key not in TERMS:
+    if key not in known:
       raise UnsupRuleError(
-        f"UnsupervisedRule.initial_coefficients names {key!r}; use {', '.join(TERMS)}"
+        f"UnsupervisedRule.initial_coefficients names {key!r}; use {', '.join(known)}"
       )
   return dict(coefficients)
 
 
 def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
   """Theta with these mixing coefficients, those of V included."""
-  index = jnp.array([list(TERMS).index(key) for key in coefficients], jnp.int32)
+  names = list(terms(sizes_of(theta).n_terms))
+  index = jnp.array([names.index(key) for key in coefficients], jnp.int32)
   values = jnp.array(list(coefficients.values()), jnp.float32)
   changed = {
     name: module | {"w": jnp.asarray(module["w"]).at[index, 0].set(values)}

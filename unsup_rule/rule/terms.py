@@ -1,4 +1,4 @@
-"""The twelve terms of the weight change, as one table (docs/rule.md, 4.4; the paper, G).
+"""The terms of the weight change, as a table (docs/rule.md, 4.4; the paper, G), and one more.
 
 Shape legend: B examples, M units below, N units above, C channels of h, G channels of a readout.
 R(k; h1, h2)[i, j] = (1/(G B)) sum_{b,g} S[b,i,g] T[b,j,g], rows from h2, columns from h1.
@@ -6,6 +6,7 @@ R(k; h1, h2)[i, j] = (1/(G B)) sum_{b,g} S[b,i,g] T[b,j,g], rows from h2, column
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -180,14 +181,25 @@ _READOUTS = (
 )
 
 
-def decorrelation(c: Connection) -> jax.Array:
-  """w (U^T U / B) / sqrt(n), over its own root mean square."""
+def _times_correlations(c: Connection) -> jax.Array:
+  """w (U^T U / B) / sqrt(n)."""
   if products.is_low_rank(c.u, len(c.w)):
     a = products.times_gram(c.w, c.u) / c.batch
   else:
     a = c.w @ (c.u.T @ c.u / c.batch)
-  a = a / jnp.sqrt(jnp.float32(c.u.shape[1]))
+  return a / jnp.sqrt(jnp.float32(c.u.shape[1]))
+
+
+def decorrelation(c: Connection) -> jax.Array:
+  """w (U^T U / B) / sqrt(n), over its own root mean square."""
+  a = _times_correlations(c)
   return a * jax.lax.rsqrt(jnp.mean(jnp.square(a) + 1e-8))
+
+
+def redundancy(c: Connection) -> jax.Array:
+  """4.21: w (U^T U / B, without its diagonal) / sqrt(n): the smaller, the less units correlate."""
+  own_N = jnp.sum(jnp.square(c.u), axis=0) / c.batch
+  return _times_correlations(c) - c.w * own_N / jnp.sqrt(jnp.float32(c.u.shape[1]))
 
 
 def hebbian(c: Connection) -> jax.Array:
@@ -210,3 +222,10 @@ TERMS: dict[str, Callable[[Connection], jax.Array]] = {
   "sqr_upper_symm": lambda c: jnp.sign(c.w) * c.times_symmetric(c.q, "sqr_upper_symm"),
   "w_base": lambda c: c.w,
 }
+# Additions to the paper's, after which a theta with more coefficients has them.
+ADDED_TERMS: dict[str, Callable[[Connection], jax.Array]] = {"redundancy": redundancy}
+
+
+def terms(number: int) -> dict[str, Callable[[Connection], jax.Array]]:
+  """Those that a theta with this number of mixing coefficients mixes, in their order."""
+  return dict(itertools.islice((TERMS | ADDED_TERMS).items(), number))

@@ -20,7 +20,7 @@ Leaf = TypeVar("Leaf", bound=Shaped)
 
 N_WEIGHT_STATISTICS = 8  # four of W_bot, four of W_top (4.2 b)
 N_FEATURES = 4  # x, z, sin, cos (4.2 a)
-N_TERMS = 12  # of the weight change (4.4)
+N_TERMS = 12  # of the weight change (4.4), beside those that are added
 
 # Sizes that may be 0.
 _MAY_BE_NONE = ("top_delta_layers", "compute_h_layers", "partners")
@@ -57,6 +57,7 @@ class Sizes:
     identical_updates: whether V receives the very change of W; otherwise it has readouts of its
       own.
     partners: number of other examples whose activities units are shown beside each one's (4.20).
+    redundancy: whether there is a thirteenth term, against correlated units (4.21).
 
   Raises:
     UnsupRuleError: names the size that is no whole number, or below the least there can be.
@@ -71,6 +72,7 @@ class Sizes:
   num_grad_channels: int = 4
   identical_updates: bool = True
   partners: int = 0
+  redundancy: bool = False
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -80,15 +82,18 @@ class Sizes:
         raise UnsupRuleError(
           f"UnsupervisedRule.{field.name} is {value!r}; give a whole number from {least} up"
         )
-    if not isinstance(self.identical_updates, bool):
-      raise UnsupRuleError(
-        f"UnsupervisedRule.identical_updates is {self.identical_updates!r}; give True or False"
-      )
+      if field.type is bool and not isinstance(value, bool):
+        raise UnsupRuleError(f"UnsupervisedRule.{field.name} is {value!r}; give True or False")
 
   @property
   def n_features(self) -> int:
     """Features of a unit and an example beside the delta (4.2 a)."""
     return N_FEATURES + 2 * self.partners
+
+  @property
+  def n_terms(self) -> int:
+    """Terms of the weight change, each with a mixing coefficient."""
+    return N_TERMS + self.redundancy
 
   @property
   def directions(self) -> tuple[str, ...]:
@@ -166,7 +171,7 @@ def specs(sizes: Sizes) -> dict[str, Spec]:
     weights(module, shape)
   for direction in sizes.directions:
     module = f"{direction}{COEFFICIENTS}"
-    table[f"{module}/w"] = Spec((N_TERMS, 1), mean=INITIAL_COEFFICIENT)
+    table[f"{module}/w"] = Spec((sizes.n_terms, 1), mean=INITIAL_COEFFICIENT)
     table[f"{module}/b"] = Spec((1,))
   return table
 
@@ -205,4 +210,5 @@ def sizes_of(theta: Mapping[str, Mapping[str, Shaped]]) -> Sizes:
     num_grad_channels=theta["forwardweight_readout_0_top/linear"]["w"].shape[-1],
     identical_updates=f"backward{COEFFICIENTS}" not in theta,
     partners=theta["compute_top_delta/conv_1d"]["w"].shape[1] - 1,
+    redundancy=theta[f"forward{COEFFICIENTS}"]["w"].shape[0] > N_TERMS,
   )

@@ -21,7 +21,7 @@ from unsup_rule.rule.networks import (
   weight_statistics,
 )
 from unsup_rule.rule.structures import Activations, Params, Weights
-from unsup_rule.rule.terms import TERMS, Connection
+from unsup_rule.rule.terms import TERMS, Connection, terms
 from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Theta
 from unsup_rule.rule.tuning.products import mixture
 
@@ -37,12 +37,13 @@ def column_normalised(a: jax.Array) -> jax.Array:
 
 
 def weight_change(connection: Connection) -> jax.Array:
-  """4.5: the twelve terms merged into the change of one matrix [M, N]."""
+  """4.5: the terms merged into the change of one matrix [M, N]."""
   coefficients = connection.theta[f"{connection.direction}{COEFFICIENTS}"]
   w = connection.w
-  before_TxMxN = jnp.stack([term(connection) for term in TERMS.values()])
+  merged = terms(len(coefficients["w"]))
+  before_TxMxN = jnp.stack([term(connection) for term in merged.values()])
   after_TxMxN = column_normalised(before_TxMxN)
-  for i, key in enumerate(TERMS):
+  for i, key in enumerate(merged):
     capture(f"terms_before/{connection.direction}/{key}", lambda i=i: before_TxMxN[i])
     capture(f"terms_after/{connection.direction}/{key}", lambda i=i: after_TxMxN[i])
   g = (mixture(coefficients["w"][:, 0], after_TxMxN) + coefficients["b"][0]) / len(TERMS)
