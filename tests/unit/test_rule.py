@@ -22,7 +22,7 @@ from unsup_rule.rule.mlp import MLP, mlp_of
 from unsup_rule.rule.networks import of_partners
 from unsup_rule.rule.schedule import InnerSchedule
 from unsup_rule.rule.structures import Params, Weights
-from unsup_rule.rule.terms import TERMS
+from unsup_rule.rule.terms import TERMS, Connection, redundancy, terms
 from unsup_rule.rule.theta import Sizes, abstract, sizes_of
 from unsup_rule.rule.update import changes
 
@@ -36,7 +36,8 @@ SIZES = Sizes(
   num_grad_channels=2,
   identical_updates=False,
 )
-SOCIAL = dataclasses.replace(SIZES, partners=2)
+SOCIAL = dataclasses.replace(SIZES, partners=2, redundancy=True)
+MIXING = "forward_weight_readout_coeffs"
 NET = MLP(6, (4, 4, 4), 4)  # a stack of one and a stack of three
 BATCH = 7
 
@@ -151,7 +152,7 @@ def test_partners(partners, mask, expected):
 
 @pytest.fixture(scope="module")
 def social():
-  """(theta, params, x, mask) -> changes of each layer by the rule with partners."""
+  """(theta, params, x, mask) -> changes of each layer by the rule with partners and redundancy."""
 
   @jax.jit
   def compiled(theta, params, x, mask):
@@ -160,15 +161,17 @@ def social():
   return lambda theta, params, x, mask=None: compiled(theta, params, x, mask).layers
 
 
-def test_partners_that_nothing_listens_to_change_nothing(theta, params, x, step, social, strict):
+def test_additions_that_nothing_listens_to_change_nothing(theta, params, x, step, social, strict):
   padded = {name: dict(leaves) for name, leaves in theta.items()}
-  for module, leaf, axis in (
-    ("compute_top_delta/conv_1d", "w", 1),
-    ("conv_1d", "w", 1),
-    ("batch_norm", "beta", 2),
+  for module, leaf, axis, more in (
+    ("compute_top_delta/conv_1d", "w", 1, 2),
+    ("conv_1d", "w", 1, 4),
+    ("batch_norm", "beta", 2, 4),
+    ("forward_weight_readout_coeffs", "w", 0, 1),
+    ("backward_weight_readout_coeffs", "w", 0, 1),
   ):
     shape = list(theta[module][leaf].shape)
-    shape[axis] = 2 if module.startswith("compute") else 4
+    shape[axis] = more
     zeros = jnp.zeros(shape)
     padded[module][leaf] = jnp.concatenate([theta[module][leaf], zeros], axis=axis)
   assert sizes_of(padded) == SOCIAL
@@ -184,10 +187,41 @@ def test_who_partners_are_matters(params, x, social, strict):
   assert difference(social(theta, params, six[np.array([1, 0, 2, 3, 4, 5])]), before) > 1e-3
 
 
-def test_missing_examples_equal_a_smaller_batch_with_partners(params, x, social, strict):
+def test_missing_examples_equal_a_smaller_batch_with_additions(params, x, social, strict):
   theta = noisy(drawn_theta(SOCIAL), 0.1)
   out = social(theta, params, *with_missing(x))
   check_close(out, social(theta, params, x))
+
+
+def test_redundancy():
+  """Of three units, the first two of which do the same thing, and the third something else."""
+  random = np.random.default_rng(3)
+  a, b = np.array([[1, 1, -1, -1.0], [1, -1, 1, -1.0]])
+  matrix, nothing = random.normal(size=(5, 3)), jnp.zeros((2, 4, 0))
+  upper = np.stack([2 * a, a + 3, b], axis=1)
+  arrays = [jnp.asarray(v, jnp.float32) for v in (matrix, nothing, nothing, upper, upper)]
+  found = redundancy(Connection({}, "forward", *arrays, None))
+  w = matrix / np.sqrt(np.mean(np.square(matrix), axis=0))
+  np.testing.assert_allclose(found[:, 0], w[:, 1] / np.sqrt(3), rtol=1e-5)
+  np.testing.assert_allclose(found[:, 1], w[:, 0] / np.sqrt(3), rtol=1e-5)
+  np.testing.assert_allclose(found[:, 2], 0, atol=1e-6)
+
+
+def test_redundancy_drives_apart_what_units_share(params, x, social, strict):
+  """Two units of a layer with nearly the same weights have less alike ones after a step."""
+  theta = drawn_theta(SOCIAL)
+  coefficients = np.zeros((13, 1), np.float32)
+  bottom, *rest = params.stacks
+  w = np.array(bottom.w[0])
+  w[:, 1] = w[:, 0] + 0.1 * w[:, 1]
+  params = Params((bottom._replace(w=jnp.asarray(w)[None]), *rest))
+
+  def difference(coefficient):
+    coefficients[-1] = coefficient
+    change = social({**theta, MIXING: theta[MIXING] | {"w": jnp.asarray(coefficients)}}, params, x)
+    return 1 - np.corrcoef((w - 0.5 * np.asarray(change[0].w))[:, :2].T)[0, 1]
+
+  assert difference(20.0) > 1.9 * difference(0.0) > 3.5 * difference(-20.0)
 
 
 def with_central_taps(theta, units):
@@ -326,6 +360,8 @@ def test_biases_before_a_norm_change_nothing(theta, params, x, step, strict):
 def test_terms_are_in_the_order_of_their_coefficients():
   assert list(TERMS) == sorted(TERMS)
   assert len(TERMS) == 12
+  assert list(terms(12)) == list(TERMS)
+  assert list(terms(13)) == [*TERMS, "redundancy"]
 
 
 def make(sizes):
@@ -348,7 +384,12 @@ def test_numbers_of_a_theta():
 
 @pytest.mark.parametrize(
   ("changes", "count"),
-  [({}, 114_670), ({"identical_updates": False}, 118_583), ({"partners": 1}, 115_376)],
+  [
+    ({}, 114_670),
+    ({"identical_updates": False}, 118_583),
+    ({"partners": 1}, 115_376),
+    ({"redundancy": True}, 114_671),
+  ],
 )
 def test_number_of_parameters(changes, count):
   theta = make(Sizes(**changes))
@@ -382,6 +423,7 @@ def test_init_distribution(strict):
     Sizes(3, 4, 0, 5, 0, 6, 7, True),
     Sizes(7, 6, 3, 5, 2, 4, 3, False),
     Sizes(3, 4, 0, 5, 0, 6, 7, True, 3),
+    Sizes(7, 6, 3, 5, 2, 4, 3, False, 0, True),
   ],
 )
 def test_sizes_of_a_theta(sizes):
@@ -396,6 +438,7 @@ def test_sizes_of_a_theta(sizes):
     ("output_size", 0, "a whole number from 1 up"),
     ("delta_dim", 8.0, "a whole number from 1 up"),
     ("identical_updates", 1, "True or False"),
+    ("redundancy", 1, "True or False"),
   ],
 )
 def test_sizes_that_there_are_not(size, value, remedy):
@@ -414,10 +457,18 @@ def test_initial_coefficients():
   sizes = dataclasses.asdict(SMALLEST)
   theta = UnsupervisedRule(**sizes, initial_coefficients=start).init(jax.random.PRNGKey(0))
   plain = UnsupervisedRule(**sizes).init(jax.random.PRNGKey(0))
-  name = "forward_weight_readout_coeffs"
   expected = [0.1, 0.1, 0.5, 3.0] + [0.1] * 8
-  np.testing.assert_allclose(theta[name]["w"][:, 0], expected, rtol=1e-6)
-  assert difference({**theta, name: plain[name]}, plain) == 0
+  np.testing.assert_allclose(theta[MIXING]["w"][:, 0], expected, rtol=1e-6)
+  assert difference({**theta, MIXING: plain[MIXING]}, plain) == 0
+
+
+def test_initial_coefficient_of_a_term_that_is_added():
+  sizes, start = dataclasses.asdict(SMALLEST), {"redundancy": 3.0}
+  with pytest.raises(UnsupRuleError, match=r"names 'redundancy'; use 0_order, .*, w_base\n"):
+    UnsupervisedRule(**sizes, initial_coefficients=start)
+  rule = UnsupervisedRule(**(sizes | {"redundancy": True}), initial_coefficients=start)
+  theta = rule.init(jax.random.PRNGKey(0))
+  np.testing.assert_allclose(theta[MIXING]["w"][:, 0], [0.1] * 12 + [3.0], rtol=1e-6)
   with pytest.raises(UnsupRuleError, match="names 'hebbian'; use 0_order, 1_order"):
     UnsupervisedRule(initial_coefficients={"hebbian": 1.0})
 

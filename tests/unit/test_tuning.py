@@ -10,7 +10,7 @@ from rule_helpers import SMALLEST, drawn_theta
 
 from unsup_rule.probe import ridge_weights
 from unsup_rule.rule import layers, tuning
-from unsup_rule.rule.terms import TERMS, Connection
+from unsup_rule.rule.terms import Connection, terms
 from unsup_rule.rule.tuning import products
 
 
@@ -87,11 +87,11 @@ def test_terms_without_square_matrices(sizes, mask, monkeypatch, strict):
   channels = SMALLEST.compute_h_size
   shapes = (lower, upper), (channels, 4, upper), (channels, 4, lower), (4, upper), (4, lower)
 
-  def terms(low_rank, *arguments):
+  def all_terms(low_rank, *arguments):
     monkeypatch.setattr(products, "is_low_rank", low_rank)
     kept = None if mask is None else jnp.asarray(mask)
     connection = Connection(theta, "forward", *arguments, kept)
-    return [term(connection) for term in TERMS.values()]
+    return [term(connection) for term in terms(13).values()]
 
   by_factors = []
 
@@ -100,8 +100,8 @@ def test_terms_without_square_matrices(sizes, mask, monkeypatch, strict):
     return by_factors[-1]
 
   is_low_rank = products.is_low_rank
-  by_square = functools.partial(terms, lambda *unused: False)
-  check_equal(functools.partial(terms, recorded), by_square, *arrays(6, *shapes))
+  by_square = functools.partial(all_terms, lambda *unused: False)
+  check_equal(functools.partial(all_terms, recorded), by_square, *arrays(6, *shapes))
   assert any(by_factors)
 
 

@@ -198,8 +198,8 @@ def decorrelation(c: Connection) -> jax.Array:
 
 def redundancy(c: Connection) -> jax.Array:
   """4.21: w (U^T U / B, without its diagonal) / sqrt(n): the smaller, the less units correlate."""
-  own_N = jnp.sum(jnp.square(c.u), axis=0) / c.batch
-  return _times_correlations(c) - c.w * own_N / jnp.sqrt(jnp.float32(c.u.shape[1]))
+  own_1xN = jnp.sum(jnp.square(c.u), axis=0, keepdims=True) / c.batch
+  return _times_correlations(c) - c.w * own_1xN / jnp.sqrt(jnp.float32(c.u.shape[1]))
 
 
 def hebbian(c: Connection) -> jax.Array:
