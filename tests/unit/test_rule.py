@@ -194,17 +194,19 @@ def test_missing_examples_equal_a_smaller_batch_with_additions(params, x, social
 
 
 def test_redundancy():
-  """Of three units, the first two of which do the same thing, and the third something else."""
-  random = np.random.default_rng(3)
-  a, b = np.array([[1, 1, -1, -1.0], [1, -1, 1, -1.0]])
-  matrix, nothing = random.normal(size=(5, 3)), jnp.zeros((2, 4, 0))
-  upper = np.stack([2 * a, a + 3, b], axis=1)
+  """Of four units: two that do the same, one that has a quarter of it in it, and one of its own.
+
+  In 32 examples two errors are .354; a correlation of .25 is within them.
+  """
+  a, b, other = (np.where(np.arange(32) >> bit & 1, 1.0, -1.0) for bit in range(3))
+  upper = np.stack([2 * a, a + 3, a / 4 + np.sqrt(15) / 4 * b, other], axis=1)
+  matrix, nothing = np.random.default_rng(3).normal(size=(5, 4)), jnp.zeros((2, 32, 0))
   arrays = [jnp.asarray(v, jnp.float32) for v in (matrix, nothing, nothing, upper, upper)]
   found = redundancy(Connection({}, "forward", *arrays, None))
   w = matrix / np.sqrt(np.mean(np.square(matrix), axis=0))
-  np.testing.assert_allclose(found[:, 0], w[:, 1] / np.sqrt(3), rtol=1e-5)
-  np.testing.assert_allclose(found[:, 1], w[:, 0] / np.sqrt(3), rtol=1e-5)
-  np.testing.assert_allclose(found[:, 2], 0, atol=1e-6)
+  np.testing.assert_allclose(found[:, 0], w[:, 1] * (1 - 4 / 32) / 2, rtol=1e-4)
+  np.testing.assert_allclose(found[:, 1], w[:, 0] * (1 - 4 / 32) / 2, rtol=1e-4)
+  np.testing.assert_allclose(found[:, 2:], 0, atol=1e-6)
 
 
 def test_redundancy_drives_apart_what_units_share(params, x, social, strict):
@@ -221,7 +223,7 @@ def test_redundancy_drives_apart_what_units_share(params, x, social, strict):
     change = social({**theta, MIXING: theta[MIXING] | {"w": jnp.asarray(coefficients)}}, params, x)
     return 1 - np.corrcoef((w - 0.5 * np.asarray(change[0].w))[:, :2].T)[0, 1]
 
-  assert difference(20.0) > 1.9 * difference(0.0) > 3.5 * difference(-20.0)
+  assert difference(20.0) > 1.4 * difference(0.0) > 1.8 * difference(-20.0)
 
 
 def with_central_taps(theta, units):

@@ -181,25 +181,26 @@ _READOUTS = (
 )
 
 
-def _times_correlations(c: Connection) -> jax.Array:
-  """w (U^T U / B) / sqrt(n)."""
+def decorrelation(c: Connection) -> jax.Array:
+  """w (U^T U / B) / sqrt(n), over its own root mean square."""
   if products.is_low_rank(c.u, len(c.w)):
     a = products.times_gram(c.w, c.u) / c.batch
   else:
     a = c.w @ (c.u.T @ c.u / c.batch)
-  return a / jnp.sqrt(jnp.float32(c.u.shape[1]))
-
-
-def decorrelation(c: Connection) -> jax.Array:
-  """w (U^T U / B) / sqrt(n), over its own root mean square."""
-  a = _times_correlations(c)
+  a = a / jnp.sqrt(jnp.float32(c.u.shape[1]))
   return a * jax.lax.rsqrt(jnp.mean(jnp.square(a) + 1e-8))
 
 
 def redundancy(c: Connection) -> jax.Array:
-  """4.21: w (U^T U / B, without its diagonal) / sqrt(n): the smaller, the less units correlate."""
-  own_1xN = jnp.sum(jnp.square(c.u), axis=0, keepdims=True) / c.batch
-  return _times_correlations(c) - c.w * own_1xN / jnp.sqrt(jnp.float32(c.u.shape[1]))
+  """4.21: w C / sqrt(n), C the correlations between units that the batch is sure of.
+
+  Units that have nothing to do with each other correlate by 1 / sqrt(B) in a batch of B examples.
+  What is within two such errors counts for nothing, and more than that for less than it is.
+  """
+  n = c.u.shape[1]
+  c_NxN = c.u.T @ c.u / c.batch
+  sure_NxN = jax.nn.relu(1 - 4 / (c.batch * jnp.square(c_NxN) + 1e-6))
+  return c.w @ (c_NxN * sure_NxN * (1 - jnp.eye(n))) / jnp.sqrt(jnp.float32(n))
 
 
 def hebbian(c: Connection) -> jax.Array:
