@@ -195,7 +195,8 @@ def redundancy(c: Connection) -> jax.Array:
   """4.21: w C / sqrt(n), C the correlations between units that the batch is sure of.
 
   Units that have nothing to do with each other correlate by 1 / sqrt(B) in a batch of B examples.
-  What is within two such errors counts for nothing, and more than that for less than it is.
+  What is within two such errors counts for nothing, and more than that for less than it is. Takes
+  the [N, N] matrix: C has no factors.
   """
   n = c.u.shape[1]
   c_NxN = c.u.T @ c.u / c.batch
