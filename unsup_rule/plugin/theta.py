@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from unsup_rule import prng
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.rule.terms import terms
-from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Spec, Theta, sizes_of, specs
+from unsup_rule.rule.theta import COEFFICIENTS, Sizes, Spec, Theta, specs
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -47,12 +47,16 @@ def checked_coefficients(coefficients: Mapping[str, float], sizes: Sizes) -> dic
 
 def with_coefficients(theta: Theta, coefficients: Mapping[str, float]) -> Theta:
   """Theta with these mixing coefficients, those of V included."""
-  names = list(terms(sizes_of(theta).n_terms))
-  index = jnp.array([names.index(key) for key in coefficients], jnp.int32)
   values = jnp.array(list(coefficients.values()), jnp.float32)
-  changed = {
-    name: module | {"w": jnp.asarray(module["w"]).at[index, 0].set(values)}
+
+  def changed(w_Tx1: jax.Array) -> jax.Array:
+    names = list(terms(len(w_Tx1)))
+    index = jnp.array([names.index(key) for key in coefficients], jnp.int32)
+    return jnp.asarray(w_Tx1).at[index, 0].set(values)
+
+  mixing = {
+    name: module | {"w": changed(module["w"])}
     for name, module in theta.items()
     if coefficients and name.endswith(COEFFICIENTS)
   }
-  return {**theta, **changed}
+  return {**theta, **mixing}

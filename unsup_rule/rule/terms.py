@@ -70,6 +70,11 @@ class Connection:
     return self.standardised(self.x_upper)
 
   @functools.cached_property
+  def correlations(self) -> jax.Array:
+    """U^T U / B, [N, N]."""
+    return self.u.T @ self.u / self.batch
+
+  @functools.cached_property
   def _readouts(self) -> dict[str, jax.Array]:
     """R(k; columns, rows) of every readout name k."""
     readouts = {}
@@ -117,7 +122,7 @@ class Connection:
     r = self.readout(name)
     size = r.shape[0]
     r = (r + r.T) / jnp.sqrt(2.0)
-    return r * (1 - jnp.eye(size, dtype=r.dtype)) / jnp.sqrt(jnp.float32(size))
+    return _off_diagonal(r) / jnp.sqrt(jnp.float32(size))
 
   def semidefinite(self, name: str) -> jax.Array:
     """R/sqrt(size) with the top readout on both sides; diagonal kept."""
@@ -181,12 +186,16 @@ _READOUTS = (
 )
 
 
+def _off_diagonal(a_NxN: jax.Array) -> jax.Array:
+  return a_NxN * (1 - jnp.eye(len(a_NxN), dtype=a_NxN.dtype))
+
+
 def decorrelation(c: Connection) -> jax.Array:
   """w (U^T U / B) / sqrt(n), over its own root mean square."""
   if products.is_low_rank(c.u, len(c.w)):
     a = products.times_gram(c.w, c.u) / c.batch
   else:
-    a = c.w @ (c.u.T @ c.u / c.batch)
+    a = c.w @ c.correlations
   a = a / jnp.sqrt(jnp.float32(c.u.shape[1]))
   return a * jax.lax.rsqrt(jnp.mean(jnp.square(a) + 1e-8))
 
@@ -198,10 +207,9 @@ def redundancy(c: Connection) -> jax.Array:
   What is within two such errors counts for nothing, and more than that for less than it is. Takes
   the [N, N] matrix: C has no factors.
   """
-  n = c.u.shape[1]
-  c_NxN = c.u.T @ c.u / c.batch
-  sure_NxN = jax.nn.relu(1 - 4 / (c.batch * jnp.square(c_NxN) + 1e-6))
-  return c.w @ (c_NxN * sure_NxN * (1 - jnp.eye(n))) / jnp.sqrt(jnp.float32(n))
+  sure_NxN = jax.nn.relu(1 - 4 / (c.batch * jnp.square(c.correlations) + 1e-6))
+  shared_NxN = _off_diagonal(c.correlations * sure_NxN)
+  return c.w @ shared_NxN / jnp.sqrt(jnp.float32(len(shared_NxN)))
 
 
 def hebbian(c: Connection) -> jax.Array:
