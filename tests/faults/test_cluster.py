@@ -231,7 +231,7 @@ def test_a_cluster_by_address_refuses_other_tokens_and_outlives_a_lost_node(tmp_
       )
       run.interrupt()
       code, _ = run.finish()
-      assert code == 130
+      assert code == 130, run.output()
       assert run.status()["state"] == "stopped"
   finally:
     for node in reversed(nodes):

@@ -103,6 +103,31 @@ def test_without_ray_nobody_is_found():
   assert isinstance(error.value, UnsupRuleError)
 
 
+def test_whatever_ray_says_of_a_lost_node_counts_as_no_answer(monkeypatch):
+  import ray
+
+  errors = [ray.exceptions.NodeDiedError("gone"), ray.exceptions.ActorDiedError()]
+  answers = mock.Mock(side_effect=[*errors, actors.packed((True, 3))])
+  monkeypatch.setattr(ray, "is_initialized", lambda: True)
+  monkeypatch.setattr(ray, "get", answers)
+  assert actors.Remote[Adder]("adder", 5, mock.Mock()).call(Adder.add, 1, 2) == 3
+  answers.side_effect = [ray.exceptions.NodeDiedError("gone")] * 9
+  with pytest.raises(actors.UnreachableError, match=r"its process is gone \(NodeDiedError\)"):
+    actors.Remote[Adder]("adder", 0.1, mock.Mock()).call(Adder.add, 1, 2)
+
+
+def test_an_error_without_words_is_one_line_too():
+  ray = mock.MagicMock()
+  ray.exceptions.RayError, ray.exceptions.RayTaskError = ConnectionError, ConnectionResetError
+  process = launcher.Process(ray, "somebody", Role())
+  failed = ConnectionResetError()
+  failed.cause = AssertionError()
+  ray.get.side_effect = failed
+  with pytest.raises(UnsupRuleError) as caught:
+    process.outcome()
+  assert str(caught.value) == "AssertionError"
+
+
 def test_one_ping_at_a_time_is_under_way():
   ray = mock.MagicMock()
   ray.exceptions.RayError = ConnectionError

@@ -168,7 +168,8 @@ class Remote(Generic[Served]):
       return None, "there is no such actor"
     except exceptions.GetTimeoutError:
       return None, "it does not answer"
-    except exceptions.RayActorError as error:
+    except exceptions.RayError as error:
+      # Of the actor, of its node, or of what the node held: Ray starts it anew, or says so itself.
       return None, f"its process is gone ({type(error).__name__})"
 
 

@@ -150,7 +150,8 @@ class Process:
       if isinstance(cause, UnsupRuleError):
         kind = type(cause) if isinstance(cause, actors.UnreachableError) else UnsupRuleError
         raise kind(str(cause).split("\n", 1)[0]) from error
-      raise UnsupRuleError(f"{type(cause).__name__}: {str(cause).splitlines()[0]}") from error
+      said = f"{type(cause).__name__}: {cause}".removesuffix(": ")
+      raise UnsupRuleError(said.split("\n", 1)[0]) from error
     except exceptions.RayError as error:
       first = " ".join(str(error).split())[:300]
       raise UnsupRuleError(f"Ray lost a process: {first}") from error
