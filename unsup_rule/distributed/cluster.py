@@ -23,6 +23,7 @@ from unsup_rule import extras, locations
 from unsup_rule.distributed import actors
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import scratch
+from unsup_rule.meta import progress
 
 _PROBE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 10.0
@@ -128,7 +129,7 @@ def _started_here(n_workers: int) -> Iterator[ModuleType]:
     yield ray
   finally:
     started = psutil.Process().children(recursive=True)
-    ray.shutdown()
+    _leave(ray)
     _gone(started)
     shutil.rmtree(inside, ignore_errors=True)
 
@@ -143,7 +144,7 @@ def _joined(address: str, token: str | None) -> Iterator[ModuleType]:
       join(ray, address)
     yield ray
   finally:
-    ray.shutdown()
+    _leave(ray)
 
 
 def join(ray: ModuleType, address: str) -> None:
@@ -169,6 +170,14 @@ def join(ray: ModuleType, address: str) -> None:
         raise
       ray.shutdown()
       time.sleep(pause)
+
+
+def _leave(ray: ModuleType) -> None:
+  """Disconnects; what goes wrong with that is told, and does not decide how the run ended."""
+  try:
+    ray.shutdown()
+  except Exception as error:
+    progress.say(f"on leaving Ray: {type(error).__name__}: {error}")
 
 
 def _gone(processes: list[psutil.Process]) -> None:

@@ -153,8 +153,12 @@ class Process:
       said = f"{type(cause).__name__}: {cause}".removesuffix(": ")
       raise UnsupRuleError(said.split("\n", 1)[0]) from error
     except exceptions.RayError as error:
-      first = " ".join(str(error).split())[:300]
-      raise UnsupRuleError(f"Ray lost a process: {first}") from error
+      raise UnsupRuleError(f"Ray lost a process: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+  """The beginning of what an error says, as one line."""
+  return " ".join(str(error).split())[:300]
 
 
 def start(ray: ModuleType, launch: Launch) -> tuple[Process, list[Process]]:
@@ -254,7 +258,10 @@ def _watched(
 ) -> list[Outcome]:
   """What the learners return; shows the table meanwhile, and stops them at a signal."""
   with StopRequest() as stop, display.Display(shown) as screen:
-    results = _Watch(ray, learners, workers, helpers, stop, screen).until_done()
+    try:
+      results = _Watch(ray, learners, workers, helpers, stop, screen).until_done()
+    except ray.exceptions.RayError as error:
+      raise UnsupRuleError(f"Ray failed: {_words(error)}; start the run again to go on") from error
     stop.raise_if_requested()
   return results
 
