@@ -74,6 +74,13 @@ class Connection:
     """U^T U / B, [N, N]."""
     return self.u.T @ self.u / self.batch
 
+  @property
+  def mean_square_correlation_below(self) -> jax.Array:
+    """Over all pairs of lower units that vary, a unit with itself too: 1 over their directions."""
+    x = self.standardised(self.x_lower)
+    gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
+    return jnp.sum(jnp.square(gram)) / jnp.square(jnp.trace(gram) + 1e-6)
+
   @functools.cached_property
   def _readouts(self) -> dict[str, jax.Array]:
     """R(k; columns, rows) of every readout name k."""
@@ -201,14 +208,16 @@ def decorrelation(c: Connection) -> jax.Array:
 
 
 def redundancy(c: Connection) -> jax.Array:
-  """4.21: w C / sqrt(n), C the correlations between units that the batch is sure of.
+  """4.21: w C / sqrt(n), C the correlations between units that need not be.
 
-  Units that have nothing to do with each other correlate by 1 / sqrt(B) in a batch of B examples.
-  What is within two such errors counts for nothing, and more than that for less than it is. Takes
-  the [N, N] matrix: C has no factors.
+  Units that have nothing to do with each other correlate by 1 / sqrt(B) in a batch of B examples,
+  and units fed by few directions do so at any rate. Squared correlations within the sum of 3 / B
+  and the mean below count for nothing, and beyond it for less than they are. Takes the [N, N]
+  matrix: C has no factors.
   """
-  sure_NxN = jax.nn.relu(1 - 4 / (c.batch * jnp.square(c.correlations) + 1e-6))
-  shared_NxN = _off_diagonal(c.correlations * sure_NxN)
+  limit = 3 / c.batch + c.mean_square_correlation_below
+  kept_NxN = jax.nn.relu(1 - limit / (jnp.square(c.correlations) + 1e-6))
+  shared_NxN = _off_diagonal(c.correlations * kept_NxN)
   return c.w @ shared_NxN / jnp.sqrt(jnp.float32(len(shared_NxN)))
 
 
