@@ -196,20 +196,37 @@ def test_missing_examples_equal_a_smaller_batch_with_additions(params, x, social
 def test_redundancy():
   """Of four units: two that do the same, one that has a quarter of it in it, and one of its own.
 
-  In 32 examples two errors are .354; a correlation of .25 is within them.
+  In 32 examples chance alone is 3/32 of a squared correlation; four units below that have nothing to
+  do with each other add a fourth, and two of which the other two are copies a half.
   """
-  a, b, other = (np.where(np.arange(32) >> bit & 1, 1.0, -1.0) for bit in range(3))
+  a, b, other, fourth = (np.where(np.arange(32) >> bit & 1, 1.0, -1.0) for bit in range(4))
   upper = np.stack([2 * a, a + 3, a / 4 + np.sqrt(15) / 4 * b, other], axis=1)
-  matrix, nothing = np.random.default_rng(3).normal(size=(5, 4)), jnp.zeros((2, 32, 0))
-  arrays = [jnp.asarray(v, jnp.float32) for v in (matrix, nothing, nothing, upper, upper)]
-  found = redundancy(Connection({}, "forward", *arrays, None))
+  matrix, nothing = np.random.default_rng(3).normal(size=(4, 4)), jnp.zeros((2, 32, 0))
   w = matrix / np.sqrt(np.mean(np.square(matrix), axis=0))
-  np.testing.assert_allclose(found[:, 0], w[:, 1] * (1 - 4 / 32) / 2, rtol=1e-4)
-  np.testing.assert_allclose(found[:, 1], w[:, 0] * (1 - 4 / 32) / 2, rtol=1e-4)
-  np.testing.assert_allclose(found[:, 2:], 0, atol=1e-6)
+  for lower, below in (([a, 5 * b, other, fourth], 1 / 4), ([a, b, 3 * a, 1 - b], 1 / 2)):
+    arrays = (matrix, nothing, nothing, upper, np.stack(lower, axis=1))
+    found = redundancy(
+      Connection({}, "forward", *(jnp.asarray(v, jnp.float32) for v in arrays), None)
+    )
+    kept = 1 - 3 / 32 - below
+    np.testing.assert_allclose(found[:, 0], w[:, 1] * kept / 2, rtol=1e-4)
+    np.testing.assert_allclose(found[:, 1], w[:, 0] * kept / 2, rtol=1e-4)
+    np.testing.assert_allclose(found[:, 2:], 0, atol=1e-6)
 
 
-def test_redundancy_drives_apart_what_units_share(params, x, social, strict):
+@pytest.mark.parametrize("shape", [(40, 9), (9, 40)])
+def test_correlation_below_is_over_all_pairs_that_vary(shape):
+  x = np.random.default_rng(5).normal(size=shape)
+  x[:, 3] = 2.5  # Never varies, as the corner of a picture.
+  arrays = [jnp.asarray(v, jnp.float32) for v in (np.ones((shape[1], 2)), x[:, :2], x)]
+  matrix, upper, lower = arrays
+  nothing = jnp.zeros((2, shape[0], 0))
+  found = Connection({}, "forward", matrix, nothing, nothing, upper, lower, None)
+  expected = np.mean(np.square(np.corrcoef(np.delete(x, 3, axis=1).T)))
+  np.testing.assert_allclose(found.mean_square_correlation_below, expected, rtol=1e-4)
+
+
+def test_redundancy_drives_apart_what_units_share(params, social, strict):
   """Two units of a layer with nearly the same weights have less alike ones after a step."""
   theta = drawn_theta(SOCIAL)
   coefficients = np.zeros((13, 1), np.float32)
@@ -217,14 +234,15 @@ def test_redundancy_drives_apart_what_units_share(params, x, social, strict):
   w = np.array(bottom.w[0])
   w[:, 1] = w[:, 0] + 0.1 * w[:, 1]
   params = Params((bottom._replace(w=jnp.asarray(w)[None]), *rest))
-  x = jnp.tile(x, (5, 1))  # Enough examples to be sure of what correlates.
+  # Enough examples to be sure of what correlates; so few inputs take a quarter of the term away.
+  x = jnp.asarray(np.random.default_rng(2).normal(size=(64, len(w))), jnp.float32)
 
   def difference(coefficient):
     coefficients[-1] = coefficient
     change = social({**theta, MIXING: theta[MIXING] | {"w": jnp.asarray(coefficients)}}, params, x)
     return 1 - np.corrcoef((w - 0.5 * np.asarray(change[0].w))[:, :2].T)[0, 1]
 
-  assert difference(20.0) > 1.9 * difference(0.0) > 3.5 * difference(-20.0)
+  assert difference(27.0) > 1.9 * difference(0.0) > 3.5 * difference(-27.0)
 
 
 def with_central_taps(theta, units):
