@@ -196,8 +196,8 @@ def test_missing_examples_equal_a_smaller_batch_with_additions(params, x, social
 def test_redundancy():
   """Of four units: two that do the same, one that has a quarter of it in it, and one of its own.
 
-  In 32 examples chance alone is 3/32 of a squared correlation; four units below that have nothing to
-  do with each other add a fourth, and two of which the other two are copies a half.
+  In 32 examples chance alone is 3/32 of a squared correlation; four units below that have nothing
+  to do with each other add a fourth, and two of which the other two are copies a half.
   """
   a, b, other, fourth = (np.where(np.arange(32) >> bit & 1, 1.0, -1.0) for bit in range(4))
   upper = np.stack([2 * a, a + 3, a / 4 + np.sqrt(15) / 4 * b, other], axis=1)
