@@ -1,7 +1,7 @@
 """How much the meta-gradients of single tasks vary, and what of it the tasks are to blame for.
 
   python -m benchmarks.gradient_noise --config_file=gin/rule.gin \
-    --gin_bindings='GradientLearner.init_theta_from_path = "checkpoints/small_models/params"' \
+    --gin_bindings='GradientLearner.init_theta_from_path = "checkpoints/from_scratch/params"' \
     --gin_bindings=UnsupervisedRule.gradient_decay=1.0
 
 Takes estimates of one task each by `truncated_grad`, of the gin file's first input shape and

@@ -230,5 +230,9 @@ def _one_line(what: str) -> Iterator[None]:
   try:
     yield
   except (RuntimeError, ConnectionError, OSError, ValueError) as error:
-    text = " ".join(str(error).split())
-    raise UnsupRuleError(f"{what}: {text[:300]}") from error
+    raise UnsupRuleError(f"{what}: {words(error)}") from error
+
+
+def words(error: Exception) -> str:
+  """The beginning of what an error says, as one line; Ray's have many."""
+  return " ".join(str(error).split())[:300]

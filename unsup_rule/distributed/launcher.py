@@ -153,12 +153,7 @@ class Process:
       said = f"{type(cause).__name__}: {cause}".removesuffix(": ")
       raise UnsupRuleError(said.split("\n", 1)[0]) from error
     except exceptions.RayError as error:
-      raise UnsupRuleError(f"Ray lost a process: {_words(error)}") from error
-
-
-def _words(error: Exception) -> str:
-  """The beginning of what an error says, as one line."""
-  return " ".join(str(error).split())[:300]
+      raise UnsupRuleError(f"Ray lost a process: {cluster.words(error)}") from error
 
 
 def start(ray: ModuleType, launch: Launch) -> tuple[Process, list[Process]]:
@@ -261,7 +256,9 @@ def _watched(
     try:
       results = _Watch(ray, learners, workers, helpers, stop, screen).until_done()
     except ray.exceptions.RayError as error:
-      raise UnsupRuleError(f"Ray failed: {_words(error)}; start the run again to go on") from error
+      raise UnsupRuleError(
+        f"Ray failed: {cluster.words(error)}; start the run again to go on"
+      ) from error
     stop.raise_if_requested()
   return results
 

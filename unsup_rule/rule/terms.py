@@ -74,11 +74,16 @@ class Connection:
     """U^T U / B, [N, N]."""
     return self.u.T @ self.u / self.batch
 
+  @functools.cached_property
+  def u_lower(self) -> jax.Array:
+    """std(x_lower), [B, M]."""
+    return self.standardised(self.x_lower)
+
   @property
   def mean_square_correlation_below(self) -> jax.Array:
     """Over all pairs of lower units that vary, a unit with itself too: 1 over their directions."""
-    x = self.standardised(self.x_lower)
-    gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
+    u = self.u_lower
+    gram = u @ u.T if u.shape[0] < u.shape[1] else u.T @ u
     return jnp.sum(jnp.square(gram)) / jnp.square(jnp.trace(gram) + 1e-6)
 
   @functools.cached_property
@@ -223,7 +228,7 @@ def redundancy(c: Connection) -> jax.Array:
 
 def hebbian(c: Connection) -> jax.Array:
   """-(std(x_lower)^T std(x_upper)) / B."""
-  return -(c.standardised(c.x_lower).T @ c.u) / c.batch
+  return -(c.u_lower.T @ c.u) / c.batch
 
 
 # Sorted by key: the order of the mixing coefficients.
