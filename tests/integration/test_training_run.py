@@ -239,6 +239,13 @@ def test_a_phase_that_gin_does_not_understand_is_refused_before_the_first_step(m
     _run_in_phases().start()
 
 
+@pytest.mark.parametrize("name", ["Adam.learning_rate", "a/scope/Adam.beta1"])
+def test_a_phase_cannot_bind_the_outer_optimizer(monkeypatch, name):
+  monkeypatch.setitem(PHASES, 5, [f"{name} = 2.0"])
+  with pytest.raises(UnsupRuleError, match=f"^trainer.phases binds {name} at step 5, .* made once"):
+    _run_in_phases()
+
+
 def test_problems_that_nobody_has_worked_on_are_kept_as_a_key():
   """So that a checkpoint of a run with whole episodes is small."""
   run = _library_run("grad")

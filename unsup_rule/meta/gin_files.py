@@ -135,6 +135,18 @@ def _prepare(imports: Sequence[str]) -> None:
     _GIN._FILE_READERS.insert(0, _READER)
 
 
+def made_of(name: str) -> set[str]:
+  """Names, without modules, of a configurable and of all that its parameters refer to."""
+  found: set[str] = set()
+  todo = [name]
+  while todo:
+    name = todo.pop()
+    found.add(name.rpartition(".")[2])
+    values = gin.get_bindings(name, resolve_references=False).values()
+    todo += [value.selector for value in values if isinstance(value, _GIN.ConfigurableReference)]
+  return found
+
+
 def config_text() -> str:
   """Returns gin's current configuration, one binding a line, without the ruled comment lines.
 

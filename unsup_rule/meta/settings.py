@@ -76,6 +76,7 @@ def read(config_text: str, imports: Sequence[str] = ()) -> Settings:
     names = [field.name for field in dataclasses.fields(RunSettings)]
     run = RunSettings(**{name: bound[name] for name in names if name in bound})
     trainer = TrainerOptions()
+    _refuse_phases_of_the_learner(trainer)
     return Settings(
       run,
       functools.partial(_make_learner, run.lopt),
@@ -127,6 +128,20 @@ def _refuse_unsupported(bound: dict[str, object]) -> None:
       raise UnsupRuleError(
         f"run_train.{role} is False, but train does both in one process; remove it"
       )
+
+
+def _refuse_phases_of_the_learner(trainer: TrainerOptions) -> None:
+  """The learner is made once, so that a later phase cannot change it."""
+  made_once = gin_files.made_of("GradientLearner")
+  for step, bindings in trainer.phases.items():
+    for binding in bindings:
+      parameter = binding.partition("=")[0].strip()
+      configurable = parameter.rpartition("/")[2].rpartition(".")[0].rpartition(".")[2]
+      if configurable in made_once:
+        raise UnsupRuleError(
+          f"trainer.phases binds {parameter} at step {step}, but the outer optimizer is made once; "
+          "bind it outside phases (RuleAdam.restarts and decay_steps are its schedule)"
+        )
 
 
 def _make_learner(lopt: lopt_base.LearnedOptimizer) -> gradient_learner.GradientLearner:
