@@ -41,15 +41,6 @@ def test_step_sizes_grow_and_fall():
   )
 
 
-def test_step_sizes_grow_again_at_restarts():
-  rates = schedule(0.8, 1, 9, 0.25, {3: 0.5, 5: 1.0})
-  # 0.4 on the way up; two steps from 0.8, two from 0.4 and four from 0.8 on the way to 0.2.
-  expected = [0.4, 0.8, 0.5, 0.4, 0.3, 0.8, 0.7121320, 0.5, 0.2878680, 0.2, 0.2]
-  np.testing.assert_allclose([float(rates(t)) for t in range(11)], expected, rtol=1e-6)
-  before = schedule(0.8, 1, 3, 0.25)
-  assert [float(rates(t)) for t in range(3)] == [float(before(t)) for t in range(3)]
-
-
 def test_the_average_follows_theta():
   opt = RuleAdam(learning_rate=0.5, averaging=0.25)
   theta = {"net": {"w": jnp.zeros(1)}}
@@ -67,19 +58,6 @@ def test_the_average_follows_theta():
   ("options", "message"),
   [
     ({"warmup_steps": 5, "decay_steps": 5}, "decay_steps is 5; give more than the 5"),
-    (
-      {"decay_steps": 9, "restarts": {9: 0.5}},
-      "restarts are at updates 9; give growing numbers between warmup_steps, 0, and decay_steps, 9",
-    ),
-    ({"restarts": {9: 0.5}}, "restarts are at updates 9"),
-    ({"warmup_steps": 5, "decay_steps": 9, "restarts": {5: 0.5}}, "restarts are at updates 5"),
-    ({"decay_steps": 9, "restarts": {6: 1.0, 3: 0.5}}, "restarts are at updates 6, 3"),
-    (
-      {"decay_steps": 9, "final_fraction": 0.25, "restarts": {6: 0.125}},
-      r"restarts go up to 0\.125 of the largest; give fractions from final_fraction, 0\.25, to 1",
-    ),
-    ({"decay_steps": 9, "restarts": {6: 1.5}}, r"restarts go up to 1\.5"),
-    ({"decay_steps": 9, "restarts": {6: 0.0}}, r"restarts go up to 0\.0"),
     ({"averaging": 1.0}, r"averaging is 1\.0; give a number from 0 to below 1"),
   ],
 )

@@ -76,7 +76,8 @@ class TrainerOptions:
       read from the cache of compiled programs where it comes up again. One that is compiled counts
       as three. On accelerators those that were compiled ahead stay as well.
     phases: bindings that take force at an outer step and stay, as {step: [binding, ..]}; later ones
-      on top of earlier ones. The estimators are then sampled anew.
+      on top of earlier ones. The estimators are then sampled anew; the outer optimizer stays, so
+      that binding anything of it is an error.
   """
 
   seed: int = 0

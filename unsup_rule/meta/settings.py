@@ -140,7 +140,7 @@ def _refuse_phases_of_the_learner(trainer: TrainerOptions) -> None:
       if configurable in made_once:
         raise UnsupRuleError(
           f"trainer.phases binds {parameter} at step {step}, but the outer optimizer is made once; "
-          "bind it outside phases (RuleAdam.restarts and decay_steps are its schedule)"
+          "bind it outside the phases"
         )
 
 

@@ -1,7 +1,5 @@
 """Adam for theta: a step size of its own for the mixing coefficients, a schedule, an average."""
 
-import itertools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import gin
@@ -31,9 +29,6 @@ class RuleAdam(OptaxOptimizer):
     decay_steps: updates, those of the warm-up included, after which step sizes have fallen along a
       cosine to `final_fraction` of the largest, where they stay; 0 for never.
     final_fraction: see above.
-    restarts: updates at which the step sizes go up again [Loshchilov & Hutter 2017], each with the
-      fraction of the largest that they go up to; every cosine ends at the next of them, the last at
-      `decay_steps`, and all at `final_fraction`.
     averaging: decay of the exponential moving average of theta, which a run is measured by and
       leaves behind in place of theta itself; 0 for none. Over the first updates it averages less.
   """
@@ -48,23 +43,10 @@ class RuleAdam(OptaxOptimizer):
     decay_steps: int = 0,
     final_fraction: float = 0.0,
     averaging: float = 0.0,
-    restarts: Mapping[int, float] | None = None,
   ):
-    restarts = restarts or {}
     if decay_steps and decay_steps <= warmup_steps:
       raise UnsupRuleError(
         f"RuleAdam.decay_steps is {decay_steps}; give more than the {warmup_steps} of warmup_steps"
-      )
-    ends = [warmup_steps, *restarts, decay_steps]
-    if restarts and any(end <= start for start, end in itertools.pairwise(ends)):
-      raise UnsupRuleError(
-        f"RuleAdam.restarts are at updates {', '.join(map(str, restarts))}; give growing numbers "
-        f"between warmup_steps, {warmup_steps}, and decay_steps, {decay_steps}"
-      )
-    if not all(final_fraction <= fraction <= 1 and fraction for fraction in restarts.values()):
-      raise UnsupRuleError(
-        f"RuleAdam.restarts go up to {', '.join(map(str, restarts.values()))} of the largest; give "
-        f"fractions from final_fraction, {final_fraction}, to 1, above 0"
       )
     if not 0 <= averaging < 1:
       raise UnsupRuleError(f"RuleAdam.averaging is {averaging}; give a number from 0 to below 1")
@@ -72,7 +54,7 @@ class RuleAdam(OptaxOptimizer):
     self.coefficient_learning_rate = coefficient_learning_rate
 
     def adam(rate: float) -> optax.GradientTransformation:
-      scheduled = schedule(rate, warmup_steps, decay_steps, final_fraction, restarts)
+      scheduled = schedule(rate, warmup_steps, decay_steps, final_fraction)
       return optax.adam(scheduled, b1=beta1, b2=beta2)
 
     updates = optax.multi_transform(
@@ -86,27 +68,19 @@ class RuleAdam(OptaxOptimizer):
 
 
 def schedule(
-  rate: float,
-  warmup_steps: int,
-  decay_steps: int,
-  final_fraction: float,
-  restarts: Mapping[int, float] | None = None,
+  rate: float, warmup_steps: int, decay_steps: int, final_fraction: float
 ) -> float | optax.Schedule:
   """The step size of each update, as `RuleAdam` describes it; a number where it never changes."""
   if not warmup_steps and not decay_steps:
     return rate
-  restarts, parts = restarts or {}, {}
-  if warmup_steps:
-    parts[0] = optax.linear_schedule(rate / (warmup_steps + 1), rate, warmup_steps)
-  if not decay_steps:
-    parts[warmup_steps] = optax.constant_schedule(rate)
-  else:
-    tops = {warmup_steps: 1.0, **restarts}
-    for (start, fraction), end in zip(tops.items(), [*restarts, decay_steps], strict=True):
-      parts[start] = optax.cosine_decay_schedule(
-        rate * fraction, end - start, final_fraction / fraction
-      )
-  return optax.join_schedules(list(parts.values()), list(parts)[1:])
+  first = rate / (warmup_steps + 1)
+  grows = optax.linear_schedule(first, rate, warmup_steps) if warmup_steps else None
+  stays = (
+    optax.cosine_decay_schedule(rate, decay_steps - warmup_steps, final_fraction)
+    if decay_steps
+    else optax.constant_schedule(rate)
+  )
+  return stays if grows is None else optax.join_schedules([grows, stays], [warmup_steps])
 
 
 class Average(NamedTuple):
