@@ -10,6 +10,7 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from learned_optimization.optimizers import base as opt_base
 from learned_optimization.outer_trainers import truncation_schedule
 
+from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint, estimators, gin_files
 from unsup_rule.meta import settings as settings_module
@@ -244,6 +245,14 @@ def test_a_phase_cannot_bind_the_outer_optimizer(monkeypatch, name):
   monkeypatch.setitem(PHASES, 5, [f"{name} = 2.0"])
   with pytest.raises(UnsupRuleError, match=f"^trainer.phases binds {name} at step 5, .* made once"):
     _run_in_phases()
+
+
+def test_a_phase_may_bind_the_learned_optimizer_that_the_learner_is_given(monkeypatch):
+  name = "meta_init" if compat.IS_HEAD else "lopt"
+  given = f"\nGradientLearner.{name} = @LearnableAdam()\n"
+  monkeypatch.setattr(meta_problems, "GIN", meta_problems.GIN + given)
+  monkeypatch.setitem(PHASES, 5, ["LearnableAdam.use_summary = True"])
+  assert 5 in _run_in_phases().settings.trainer.phases
 
 
 def test_problems_that_nobody_has_worked_on_are_kept_as_a_key():

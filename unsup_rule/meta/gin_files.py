@@ -135,16 +135,16 @@ def _prepare(imports: Sequence[str]) -> None:
     _GIN._FILE_READERS.insert(0, _READER)
 
 
-def made_of(name: str) -> set[str]:
-  """Names, without modules, of a configurable and of all that its parameters refer to."""
+def made_of(value: Any) -> set[str]:
+  """Names, without modules, of the configurables that a value refers to, by way of others too."""
   found: set[str] = set()
-  todo = [name]
+  todo = [value]
   while todo:
-    name = todo.pop()
-    found.add(name.rpartition(".")[2])
-    values = gin.get_bindings(name, resolve_references=False).values()
-    todo += [value.selector for value in values if isinstance(value, _GIN.ConfigurableReference)]
-  return found
+    value = _expanded(todo.pop())
+    if isinstance(value, _GIN.ConfigurableReference) and value.selector not in found:
+      found.add(value.selector)
+      todo += gin.get_bindings(value.selector, resolve_references=False).values()
+  return {selector.rpartition(".")[2] for selector in found}
 
 
 def config_text() -> str:

@@ -132,7 +132,8 @@ def _refuse_unsupported(bound: dict[str, object]) -> None:
 
 def _refuse_phases_of_the_learner(trainer: TrainerOptions) -> None:
   """The learner is made once, so that a later phase cannot change it."""
-  made_once = gin_files.made_of("GradientLearner")
+  outer_optimizer = gin_files.bound("GradientLearner.theta_opt")
+  made_once = {"GradientLearner"} | gin_files.made_of(outer_optimizer)
   for step, bindings in trainer.phases.items():
     for binding in bindings:
       parameter = binding.partition("=")[0].strip()
