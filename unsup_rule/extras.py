@@ -25,6 +25,7 @@ EXTRAS = {
     "optax",
     "PIL",
     "tensorboard",
+    "typeguard",
   ),
   "tfds": ("tensorflow_datasets",),
   "tf": ("tensorflow",),

@@ -17,7 +17,7 @@ from shipped import QUICK
 from unsup_rule.cli import main as cli
 from unsup_rule.cli.sheet import ways
 from unsup_rule.machine.counting import needs
-from unsup_rule.meta import gin_files, heldout
+from unsup_rule.meta import gin_files, gin_values, heldout
 
 _GIN = ROOT / "gin"
 _RUNS = sorted(path.name for path in _GIN.glob("*.gin"))
@@ -116,18 +116,18 @@ def test_a_set_that_is_trained_on_is_not_measured_on(tiny, tmp_path, command, ca
 def test_the_whole_runs_are_read_and_keep_their_sets_apart(name):
   text = gin_files.parse([name])  # Found without its folder.
   assert "run_train.lopt = @UnsupervisedRule()" in text
-  assert gin_files.bound("task_distribution.sources")
-  assert gin_files.bound("HeldOut.data")
+  assert gin_values.bound("task_distribution.sources")
+  assert gin_values.bound("HeldOut.data")
   heldout.check_configuration()
 
 
 @pytest.mark.parametrize("estimator", ["bptt", "pes", "es"])
 def test_estimators_take_the_place_of_each_other(estimator):
   gin_files.parse(["laptop_mixed.gin", "length/paper.gin", f"estimator/{estimator}.gin"])
-  function = gin_files.bound("build_gradient_estimators.gradient_estimator_fn")
+  function = gin_values.bound("build_gradient_estimators.gradient_estimator_fn")
   length = "trunc_length" if estimator == "pes" else "unroll_length"
-  assert gin_files.bound(f"{function.configurable.name}.{length}") == (5, 10, 20)
-  assert gin_files.bound("EpisodeLengths.max_length") == 3000
+  assert gin_values.bound(f"{function.configurable.name}.{length}") == (5, 10, 20)
+  assert gin_values.bound("EpisodeLengths.max_length") == 3000
 
 
 def test_every_gin_file_is_in_the_table():

@@ -240,7 +240,7 @@ def test_a_phase_that_gin_does_not_understand_is_refused_before_the_first_step(m
     _run_in_phases().start()
 
 
-@pytest.mark.parametrize("name", ["Adam.learning_rate", "a/scope/Adam.beta1"])
+@pytest.mark.parametrize("name", ["Adam.learning_rate", "a/scope/Adam.beta1", "rate"])
 def test_a_phase_cannot_bind_the_outer_optimizer(monkeypatch, name):
   monkeypatch.setitem(PHASES, 5, [f"{name} = 2.0"])
   with pytest.raises(UnsupRuleError, match=f"^trainer.phases binds {name} at step 5, .* made once"):

@@ -13,7 +13,7 @@ import pytest
 from learned_optimization import outer_train
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import gin_files, outer_step, settings
+from unsup_rule.meta import gin_files, gin_values, outer_step, settings
 from unsup_rule.meta.options import RunSettings
 
 _LOPT = "run_train.lopt = @LearnableAdam()\n"
@@ -70,8 +70,8 @@ def test_text_runs_no_code_that_nobody_asked_for():
 
 def test_a_binding_stays_on_one_line(tmp_path):
   long = [f"value number {index}" for index in range(100)]
-  text = gin_files.parse([_write(tmp_path / "a.gin", _LOPT)], [f"run_train.staleness = {long!r}"])
-  assert f"\nrun_train.staleness = {long!r}\n" in text
+  text = gin_files.parse([_write(tmp_path / "a.gin", _LOPT)], [f"SGDM.momentum = {long!r}"])
+  assert f"\nSGDM.momentum = {long!r}\n" in text
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,8 @@ opt = @Adam()
 steps = [%rate, {'deep': (%rate, 2)}]
 Adam.learning_rate = %rate
 GradientLearner.theta_opt = %opt
-run_train.staleness = %steps
+SGDM.momentum = %steps
+run_train.num_seconds = %rate
 """,
       )
     ]
@@ -217,11 +218,11 @@ run_train.staleness = %steps
   assert "%" not in text
   assert "Adam.learning_rate = 0.5\n" in text
   assert "GradientLearner.theta_opt = @Adam()\n" in text
-  assert "run_train.staleness = [0.5, {'deep': (0.5, 2)}]\n" in text
+  assert "SGDM.momentum = [0.5, {'deep': (0.5, 2)}]\n" in text
   assert repr(gin.query_parameter("Adam.learning_rate")) == "%rate"
-  assert gin_files.bound("Adam.learning_rate") == 0.5
-  assert gin_files.bound("run_train.staleness") == [0.5, {"deep": (0.5, 2)}]
-  assert settings.read(text).run.staleness == [0.5, {"deep": (0.5, 2)}]
+  assert gin_values.bound("Adam.learning_rate") == 0.5
+  assert gin_values.bound("SGDM.momentum") == [0.5, {"deep": (0.5, 2)}]
+  assert settings.read(text).run.num_seconds == 0.5
 
 
 def test_scopes_give_one_configurable_several_values(tmp_path):

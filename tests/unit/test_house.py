@@ -11,7 +11,7 @@ from folders import ROOT
 PACKAGE = ROOT / "unsup_rule"
 # From the bottom; rooms of one floor do not know each other.
 FLOORS = (
-  {"errors", "prng", "reading"},
+  {"errors", "hints", "prng", "reading"},
   {"extras"},
   {"storage", "locations"},
   {"machine"},

@@ -201,6 +201,21 @@ def test_what_killed_processes_had_begun_is_removed(tmp_path):
     pass
 
 
+def test_a_hold_that_writes_nothing_leaves_nothing(tmp_path):
+  with pytest.raises(UnsupRuleError), lock.exclusive(tmp_path / "runs" / "a"):
+    raise UnsupRuleError("a typing mistake")
+  assert not list(tmp_path.iterdir())
+  with lock.exclusive(tmp_path):  # A folder that was there stays.
+    pass
+  assert not list(tmp_path.iterdir())
+  with lock.exclusive(tmp_path / "runs" / "a"):
+    (tmp_path / "runs" / "kept").write_text("")
+  assert [path.name for path in (tmp_path / "runs").iterdir()] == ["kept"]
+  with lock.exclusive(tmp_path / "runs" / "a"):
+    (tmp_path / "runs" / "a" / "params").write_text("")
+  assert sorted(path.name for path in (tmp_path / "runs" / "a").iterdir()) == [".lock", "params"]
+
+
 def test_folder_that_cannot_be_made(tmp_path):
   (tmp_path / "file").write_text("")
   with (

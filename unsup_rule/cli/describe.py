@@ -46,13 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
   """
   if not arguments.config_file and not arguments.gin_bindings:
     raise UnsupRuleError("nothing to describe; give a gin file with --config_file")
-  from unsup_rule.meta import gin_files, heldout, settings
+  from unsup_rule.meta import gin_files, gin_values, heldout, settings
   from unsup_rule.plugin.distribution import task_distribution
 
   text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
   found = settings.read(text, arguments.gin_import)
   heldout.check_configuration()
-  if gin_files.bound("task_distribution.sources") is None:
+  if gin_values.bound("task_distribution.sources") is None:
     raise UnsupRuleError("task_distribution.sources is not set; nothing of ours would be sampled")
   distribution = task_distribution()
   estimator = _Estimator(found)
@@ -82,14 +82,14 @@ class _Estimator:
   """What gin says about gradient estimators."""
 
   def __init__(self, found: "Settings"):
-    from unsup_rule.meta import gin_files
+    from unsup_rule.meta import gin_values
 
     name = "build_gradient_estimators.gradient_estimator_fn"
-    reference = gin_files.bound(name)
+    reference = gin_values.bound(name)
     if reference is None:
       raise UnsupRuleError(f"{name} is not set; include a file of gin/estimator")
     self.name: str = reference.configurable.name
-    self._run, self._bound = found.run, gin_files.bound
+    self._run, self._bound = found.run, gin_values.bound
     lengths = self._own("unroll_length", self._own("trunc_length", ()))
     self.truncations: tuple[int, ...] = (lengths,) if isinstance(lengths, int) else tuple(lengths)
     self.tasks: int = self._own("num_tasks", 1)

@@ -14,7 +14,7 @@ from learned_optimization.population.mutators import (
 
 from unsup_rule import compat
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import gin_files
+from unsup_rule.meta import gin_values
 from unsup_rule.meta.heldout import HeldOut
 from unsup_rule.meta.options import HeldoutFn, PopulationOptions
 from unsup_rule.tasks.sampler import TaskSampler
@@ -90,4 +90,4 @@ def check(options: PopulationOptions) -> None:
   fitness = fitness_of(options)
   if isinstance(fitness, MetaValidation):
     data = dataclasses.replace(DatasetSpec.from_settings(fitness.data), split=fitness.split)
-    check_disjoint(gin_files.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])
+    check_disjoint(gin_values.bound("task_distribution.sources", ()), [dataclasses.asdict(data)])

@@ -6,7 +6,6 @@ The flags are those of the library's own entry points (`--config_file`, `--gin_b
 
 import contextlib
 import contextvars
-import difflib
 import glob
 import importlib
 import inspect
@@ -15,7 +14,7 @@ import os
 import pathlib
 import re
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -24,6 +23,7 @@ from gin import config_parser
 
 from unsup_rule import locations
 from unsup_rule.errors import UnsupRuleError
+from unsup_rule.meta import gin_values
 
 # Imported before any gin file is read, so that their configurables are registered.
 REGISTERED_MODULES = (
@@ -107,6 +107,7 @@ def parse(
   for binding in bindings:
     _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
   text = config_text()
+  gin_values.check_types()
   _guarded(gin.finalize, "gin configuration")
   return text
 
@@ -135,18 +136,6 @@ def _prepare(imports: Sequence[str]) -> None:
     _GIN._FILE_READERS.insert(0, _READER)
 
 
-def made_of(value: Any) -> set[str]:
-  """Names, without modules, of the configurables that a value refers to, by way of others too."""
-  found: set[str] = set()
-  todo = [value]
-  while todo:
-    value = _expanded(todo.pop())
-    if isinstance(value, _GIN.ConfigurableReference) and value.selector not in found:
-      found.add(value.selector)
-      todo += gin.get_bindings(value.selector, resolve_references=False).values()
-  return {selector.rpartition(".")[2] for selector in found}
-
-
 def config_text() -> str:
   """Returns gin's current configuration, one binding a line, without the ruled comment lines.
 
@@ -156,22 +145,9 @@ def config_text() -> str:
   Raises:
     UnsupRuleError: a macro has no value.
   """
-  expanded = {
-    key: {name: _expanded(value) for name, value in parameters.items()}
-    for key, parameters in _GIN._CONFIG.items()
-    if key[1] != "gin.macro"
-  }
   # Wider than any binding: readers of config.gin prefix every line that has an equals sign.
-  text = _GIN._config_str(expanded, max_line_length=1_000_000)
+  text = _GIN._config_str(gin_values.everything(), max_line_length=1_000_000)
   return "".join(f"{line}\n" for line in text.split("\n") if not line.startswith("# ==="))
-
-
-def bound(name: str, default: Any = None) -> Any:
-  """Returns what `configurable.parameter` is bound to outside of scopes, or `default`."""
-  try:
-    return _expanded(gin.query_parameter(name))
-  except ValueError:
-    return default
 
 
 def bind(bindings: Sequence[str]) -> None:
@@ -183,6 +159,7 @@ def bind(bindings: Sequence[str]) -> None:
   with gin.unlock_config():
     for binding in bindings:
       _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
+  gin_values.check_types()
 
 
 @contextlib.contextmanager
@@ -260,7 +237,7 @@ def _find(path: str, including: str | None, where: str) -> str:
     for found in sorted((folder / wanted.parent).glob("*.gin"))
   }
   prefix = "" if including is None else f"{where}: "
-  raise UnsupRuleError(f"{prefix}no gin file '{path}'{_nearest(path, names)}")
+  raise UnsupRuleError(f"{prefix}no gin file '{path}'{gin_values.nearest(path, names)}")
 
 
 class _NamedText(io.StringIO):
@@ -329,7 +306,7 @@ def _check_import(statement: config_parser.ImportStatement, where: str) -> None:
 _READER = (_open, lambda path: path.startswith(_SCHEME))
 
 
-def _guarded(parser: Callable[..., Any], source: str, *arguments: Any) -> None:
+def _guarded(parser: Callable[..., object], source: str, *arguments: object) -> None:
   """Calls `parser`; what goes wrong becomes one line that names the place, or else `source`."""
   try:
     parser(*arguments)
@@ -355,42 +332,14 @@ def _hint(message: str) -> str:
   if match := re.match(r"No configurable matching (?:reference )?'@?([\w./]+?)(?:\(\))?'", message):
     name = match[1].rsplit("/", 1)[-1]
     known = {selector.rsplit(".", 1)[-1]: None for selector, _ in _GIN._REGISTRY.items()}
-    hint = _nearest(name.rsplit(".", 1)[-1], known)
+    hint = gin_values.nearest(name.rsplit(".", 1)[-1], known)
     return hint or "; check the spelling, or import its module with --gin_import"
   if match := re.match(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
     wrapped = _GIN._REGISTRY.get_match(match[1]).wrapped
     parameters = [name for name in inspect.signature(wrapped).parameters if name != "self"]
-    return _nearest(match[2], parameters) or f"; it has: {', '.join(parameters)}"
+    return gin_values.nearest(match[2], parameters) or f"; it has: {', '.join(parameters)}"
   return ""
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-  by_lower = {candidate.lower(): candidate for candidate in known}
-  found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-  return f"; did you mean '{by_lower[found[0]]}'?" if found else ""
 
 
 def _first_line(error: BaseException) -> str:
   return str(error).split("\n", 1)[0]
-
-
-def _expanded(value: Any, inside: tuple[str, ...] = ()) -> Any:
-  """`value` with macros replaced by what they stand for, and all other references as they are."""
-  if isinstance(value, _GIN.ConfigurableReference):
-    if value.configurable.selector != "gin.macro":
-      return value
-    name = "/".join(value.scopes)
-    macros = {
-      scope: parameters["value"]
-      for (scope, selector), parameters in _GIN._CONFIG.items()
-      if selector == "gin.macro"
-    }
-    if name not in macros or name in inside:
-      problem = "refers to itself" if name in inside else f"has no value{_nearest(name, macros)}"
-      raise UnsupRuleError(f"gin: macro %{name} {problem}")
-    return _expanded(macros[name], (*inside, name))
-  if isinstance(value, dict):
-    return {_expanded(k, inside): _expanded(v, inside) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return type(value)(_expanded(item, inside) for item in value)
-  return value

@@ -41,8 +41,10 @@ def number(groups: int | None, num_tasks: int) -> int:
   """How many groups of tasks an estimate has: `groups`, or else the default.
 
   Raises:
-    UnsupRuleError: they would not be of one size.
+    UnsupRuleError: they would not be of one size, or there are no tasks.
   """
+  if num_tasks < 1:
+    raise UnsupRuleError(f"num_tasks is {num_tasks}; give at least 1")
   if groups is None:
     return default_number(num_tasks) if tuning.on_cpu() else 1
   if groups < 1 or num_tasks % groups:

@@ -11,7 +11,7 @@ import numpy as np
 from learned_optimization.learned_optimizers.base import LearnedOptimizer, MetaParams
 
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import gin_files
+from unsup_rule.meta import gin_values
 from unsup_rule.rule import outputs
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.tasks import fewshot
@@ -120,7 +120,7 @@ def check_configuration() -> None:
   Raises:
     UnsupRuleError: names the set.
   """
-  measure = getattr(gin_files.bound("trainer.heldout_fn"), "configurable", None)
+  measure = getattr(gin_values.bound("trainer.heldout_fn"), "configurable", None)
   if measure is not None and measure.name == "HeldOut":
-    evaluated = gin_files.bound("HeldOut.data", HeldOut.data)
-    check_disjoint(gin_files.bound("task_distribution.sources", ()), [evaluated])
+    evaluated = gin_values.bound("HeldOut.data", HeldOut.data)
+    check_disjoint(gin_values.bound("task_distribution.sources", ()), [evaluated])

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import filelock
 
@@ -18,7 +18,7 @@ def exclusive(
   """Makes `folder` where needed, checks that it can be written, and holds it for this process.
 
   The hold ends with the process, however that ends. What processes that were killed had begun to
-  write is removed.
+  write is removed; so is the folder itself, if it was made here and got nothing.
 
   Args:
     folder: to hold.
@@ -30,6 +30,7 @@ def exclusive(
   """
   path = pathlib.Path(folder) / ".lock"
   try:
+    new = [missing for missing in (path, *path.parents) if not missing.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path, timeout=0)
     lock.acquire()
@@ -45,4 +46,18 @@ def exclusive(
     storage.remove_temporary(path.parent)
     yield
   finally:
+    if path in new:
+      _remove_if_alone(path, new[1:])
     lock.release()
+
+
+def _remove_if_alone(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
+  """Removes a file that nothing is beside, then folders from the innermost one outwards.
+
+  The file is a lock still held, so that whoever opened it before sees that it is gone.
+  """
+  with contextlib.suppress(OSError):  # Windows keeps open files.
+    if len(list(path.parent.iterdir())) == 1:
+      path.unlink()
+      for folder in folders:
+        folder.rmdir()

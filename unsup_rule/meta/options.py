@@ -1,6 +1,7 @@
 """What gin sets about training: the parts of `unsup_rule.meta.settings.Settings`."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
@@ -55,6 +56,18 @@ class RunSettings:
   trainer_batch_size: int = 1
   staleness: int = 1
 
+  def __post_init__(self):
+    _check_positive("run_train", self, "num_estimators", "trainer_batch_size")
+    _check_not_negative(
+      "run_train",
+      self,
+      "num_steps",
+      "num_seconds",
+      "stochastic_resample_frequency",
+      "summary_every_n",
+      "staleness",
+    )
+
 
 @gin.configurable("trainer", module="unsup_rule")  # pyright: ignore[reportCallIssue]
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +111,8 @@ class TrainerOptions:
       "validation_every_steps",
       "max_programs",
     )
+    for name in ("heldout_fn", "validation_fn"):
+      _check_made(f"trainer.{name}", getattr(self, name))
     for step, bindings in self.phases.items():
       if not isinstance(step, int) or step < 1 or isinstance(bindings, str):
         raise UnsupRuleError(
@@ -158,6 +173,7 @@ class PopulationOptions:
       raise UnsupRuleError(
         "population.mutator is not bound; name one, such as @WinnerTakeAllGenetic()"
       )
+    _check_made("population.fitness_fn", self.fitness_fn)
     _check_positive("population", self, "evaluate_every_updates")
     for member in self.members:
       if isinstance(member, str) or not all(b.count("=") == 1 for b in member):
@@ -172,3 +188,18 @@ def _check_positive(section: str, options: object, *names: str) -> None:
     value = getattr(options, name)
     if value <= 0:
       raise UnsupRuleError(f"{section}.{name} is {value}; give a positive number")
+
+
+def _check_not_negative(section: str, options: object, *names: str) -> None:
+  for name in names:
+    value = getattr(options, name)
+    if value < 0:
+      raise UnsupRuleError(f"{section}.{name} is {value}; give 0 or more")
+
+
+def _check_made(name: str, function: HeldoutFn | None) -> None:
+  """Refuses a class, whose call would make an object and measure nothing."""
+  if inspect.isclass(function):
+    raise UnsupRuleError(
+      f"{name} is the class {function.__name__}; write @{function.__name__}(), with parentheses"
+    )

@@ -13,7 +13,7 @@ from learned_optimization.learned_optimizers import base as lopt_base
 
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import checkpoint, gin_files
+from unsup_rule.meta import checkpoint, gin_values
 from unsup_rule.meta.settings import Settings
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.tasks.sources import DatasetSpec
@@ -42,7 +42,7 @@ def write_theta(
   if isinstance(lopt, UnsupervisedRule) and lopt.inner_optimizer is None:
     origin = {
       "gin": settings.config_text,
-      "data_sets": _names(gin_files.bound("task_distribution.sources", ())),
+      "data_sets": _names(gin_values.bound("task_distribution.sources", ())),
       "seed": settings.trainer.seed,
       "outer_steps": step,
     }

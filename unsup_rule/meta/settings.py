@@ -15,7 +15,7 @@ from learned_optimization.outer_trainers import gradient_learner
 
 from unsup_rule.compat import library
 from unsup_rule.errors import UnsupRuleError
-from unsup_rule.meta import estimators, gin_files
+from unsup_rule.meta import estimators, gin_files, gin_values
 from unsup_rule.meta.estimators import values_of
 from unsup_rule.meta.options import (
   DistributedOptions,
@@ -132,13 +132,13 @@ def _refuse_unsupported(bound: dict[str, object]) -> None:
 
 def _refuse_phases_of_the_learner(trainer: TrainerOptions) -> None:
   """The learner is made once, so that a later phase cannot change it."""
-  outer_optimizer = gin_files.bound("GradientLearner.theta_opt")
-  made_once = {"GradientLearner"} | gin_files.made_of(outer_optimizer)
+  learner = gin.get_bindings("GradientLearner", resolve_references=False)
+  made_once = {"GradientLearner"} | gin_values.made_of(learner.get("theta_opt"))
   for step, bindings in trainer.phases.items():
     for binding in bindings:
       parameter = binding.partition("=")[0].strip()
       configurable = parameter.rpartition("/")[2].rpartition(".")[0].rpartition(".")[2]
-      if configurable in made_once:
+      if (configurable or f"%{parameter}") in made_once:
         raise UnsupRuleError(
           f"trainer.phases binds {parameter} at step {step}, but the outer optimizer is made once; "
           "bind it outside the phases"

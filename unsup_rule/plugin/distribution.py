@@ -63,6 +63,8 @@ class TaskDistribution:
       if not values:
         raise UnsupRuleError(f"task_distribution.{name} is empty; give at least one value")
       object.__setattr__(self, name, values)
+    if min(self.depths) < 0:
+      raise UnsupRuleError(f"task_distribution.depths is {self.depths}; give numbers from 0 up")
     outputs.check(self.output, "task_distribution.output")
     object.__setattr__(self, "hidden", tuple(tuple(widths) for widths in self.hidden))
 
@@ -133,17 +135,17 @@ def _the_first_of(
 
 @gin.configurable(module="unsup_rule")
 def task_distribution(
-  sources=gin.REQUIRED,
-  depths=(4,),
-  widths=(128,),
-  hidden=(),
-  n_outputs=32,
-  nonlinearities=("relu",),
-  batch_size=128,
-  examples_per_class=10,
-  permute=True,
-  probe=None,
-  output="embedding",
+  sources: Sequence[str | Mapping[str, Any] | DatasetSpec] = gin.REQUIRED,
+  depths: Sequence[int] = (4,),
+  widths: Sequence[int] = (128,),
+  hidden: Sequence[Sequence[int]] = (),
+  n_outputs: int = 32,
+  nonlinearities: Sequence[str] = ("relu",),
+  batch_size: int = 128,
+  examples_per_class: int = 10,
+  permute: float = True,
+  probe: RidgeProbe | None = None,
+  output: str = "embedding",
 ) -> TaskDistribution:
   """The `TaskDistribution` of these settings, made once a process; gin sets them here."""
   distribution = TaskDistribution(

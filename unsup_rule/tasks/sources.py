@@ -3,11 +3,13 @@
 import dataclasses
 import difflib
 import re
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
 
+from unsup_rule import hints
 from unsup_rule.data.dataset import Dataset
 from unsup_rule.data.sets import load
 from unsup_rule.errors import UnsupRuleError
@@ -66,12 +68,18 @@ class ExamplesSpec:
       raise UnsupRuleError(
         f"a data set is given as {settings!r}; give a name or a dictionary with a name"
       )
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in settings:
+    takes = typing.get_type_hints(cls)
+    known = {field.name: takes[field.name] for field in dataclasses.fields(cls)}
+    for key, value in settings.items():
       if key not in known:
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it may have {', '.join(known)}"
         raise UnsupRuleError(f"data set {settings['name']!r} has an unknown setting {key!r}{hint}")
+      # Lists of numbers have a check of their own.
+      if typing.get_origin(known[key]) is not tuple and not hints.fits(value, known[key]):
+        raise UnsupRuleError(
+          f"data set {settings['name']!r}: {key} is {value!r}; it takes {hints.told(known[key])}"
+        )
     return cls(**settings)
 
   def examples(self, split: str, resolution: int | None) -> Dataset:
