@@ -5,6 +5,7 @@ targets).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -71,7 +72,7 @@ class RidgeProbe:
   """
 
   ridge_factor: float = 0.1
-  further_ridge_factors: tuple[float, ...] = ()
+  further_ridge_factors: Sequence[float] = ()
   splits: int = 1
   zero_one_labels: bool = True
   center_y: bool = True
@@ -80,6 +81,12 @@ class RidgeProbe:
   hinge_loss: bool = False
   test_train_scalar: float = 1.0
   regression_weight: float = 0.1
+
+  def __post_init__(self):
+    object.__setattr__(self, "further_ridge_factors", tuple(self.further_ridge_factors))
+    for factor in (self.ridge_factor, *self.further_ridge_factors):
+      if isinstance(factor, (int, float)) and factor < 0:
+        raise UnsupRuleError(f"RidgeProbe has a ridge factor of {factor}; give 0 or more")
 
   def encode(self, targets: Targets, n_ways: int, ways: jax.Array | None = None) -> jax.Array:
     """Targets as real columns [K, n_ways + P], centred and scaled.

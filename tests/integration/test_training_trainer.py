@@ -337,3 +337,13 @@ def test_the_drawing_shows_the_curve(tmp_path):
   )
   assert red.any()
   assert np.ptp(np.flatnonzero(blue.any(0))) > 0.7 * 960
+
+
+@pytest.mark.parametrize("norm", [0.0, np.nan])
+def test_a_run_without_gradients_is_drawn(tmp_path, norm):
+  """A logarithmic axis has no place for them."""
+  rows = curve.Curve(tmp_path, 0)
+  rows.add(step=1, seconds=1.0, loss=1.0, gradient_norm=norm, theta_mean_abs=1.0, dropped=0)
+  rows.close()
+  curve.draw(tmp_path, "rule")
+  assert matplotlib.image.imread(tmp_path / "curve.png").shape[:2] == (720, 960)

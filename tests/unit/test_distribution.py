@@ -254,6 +254,19 @@ def test_bad_settings_are_one_line(settings, message, tmp_path, monkeypatch):
   assert message in str(error.value).splitlines()[0]  # Gin adds lines, which the program drops.
 
 
+@pytest.mark.parametrize(
+  ("setting", "message"),
+  [
+    ({"depths": (2, -1)}, r"depths is \(2, -1\); give numbers from 0 up"),
+    ({"widths": ()}, "task_distribution.widths is empty; give at least one value"),
+    ({"examples_per_class": 0}, "examples_per_class is 0; give at least 1"),
+  ],
+)
+def test_impossible_tasks_are_one_line(setting, message):
+  with pytest.raises(UnsupRuleError, match=message):
+    TaskDistribution(["digits"], **setting)
+
+
 def test_too_few_examples_of_a_class(tmp_path, monkeypatch):
   monkeypatch.setenv("UNSUP_RULE_CACHE", str(tmp_path))
   with pytest.raises(

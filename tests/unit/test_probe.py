@@ -263,3 +263,15 @@ def test_bad_shapes(rows, train, test):
   with pytest.raises(UnsupRuleError, match=f"{rows} feature rows for {train} train") as error:
     RidgeProbe()(jnp.zeros((rows, 3)), *labels, 2)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"ridge_factor": -1}, {"further_ridge_factors": (1.0, -0.5)}])
+def test_a_negative_penalty_is_refused(options):
+  with pytest.raises(UnsupRuleError, match=r"a ridge factor of -.*; give 0 or more"):
+    RidgeProbe(**options)
+
+
+def test_penalties_may_come_as_a_list():
+  """As gin files have them; what is compiled for a probe is found by its hash."""
+  listed, tupled = (RidgeProbe(further_ridge_factors=kind([1.0])) for kind in (list, tuple))
+  assert (listed, hash(listed)) == (tupled, hash(tupled))

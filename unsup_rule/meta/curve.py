@@ -171,7 +171,9 @@ def _figure(columns: Columns, title: str) -> "Figure":
   minutes = columns["seconds"][-1] / 60 if len(steps) else 0
   loss_axes.set(title=f"{title}: {len(steps)} outer steps in {minutes:.1f} min", ylabel="meta-loss")
   loss_axes.legend()
-  norm_axes.set(xlabel="outer step", ylabel="meta-gradient norm", yscale="log")
+  norm_axes.set(xlabel="outer step", ylabel="meta-gradient norm")
+  if np.any(columns["gradient_norm"] > 0):
+    norm_axes.set_yscale("log")
   return figure
 
 

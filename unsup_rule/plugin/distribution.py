@@ -65,6 +65,10 @@ class TaskDistribution:
       object.__setattr__(self, name, values)
     if min(self.depths) < 0:
       raise UnsupRuleError(f"task_distribution.depths is {self.depths}; give numbers from 0 up")
+    if self.examples_per_class < 1:
+      raise UnsupRuleError(
+        f"task_distribution.examples_per_class is {self.examples_per_class}; give at least 1"
+      )
     outputs.check(self.output, "task_distribution.output")
     object.__setattr__(self, "hidden", tuple(tuple(widths) for widths in self.hidden))
 
