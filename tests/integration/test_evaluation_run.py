@@ -175,10 +175,12 @@ def test_without_a_rule_the_default_one_is_measured(tmp_path, monkeypatch, flags
   [
     (["evaluate.method=()"], "did you mean 'methods'"),
     (["evaluate.examples_per_class=60"], "fewer than the 120 needed"),
+    (["evaluate.data=({'name': 'digits', 'classes': (3,)},)"], "has one class"),
   ],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, bindings, message):
-  assert evaluate(arguments(tmp_path, methods("inputs"), *bindings)) == 2
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, bindings, message):
+  assert evaluate(arguments(tmp_path / "out", methods("inputs"), *bindings)) == 2
+  assert not list(tmp_path.iterdir())
   error = capsys.readouterr().err.strip().splitlines()[-1]
   assert error.startswith("unsup-rule: error: ")
   assert message in error

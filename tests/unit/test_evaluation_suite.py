@@ -53,6 +53,10 @@ def test_a_theta_of_another_embedding_width_is_an_error(tmp_path):
     ({"nonlinearities": ("rellu",)}, "unknown nonlinearity 'rellu'"),
     ({"steps": (10, 5)}, r"evaluate.steps is \(10, 5\)"),
     ({"seeds": 1}, "a standard error needs at least 2"),
+    ({"seed": -1}, "evaluate.seed is -1; give 0 or more"),
+    ({"grids": [{"widths": 3}]}, r"evaluate.grids: widths is 3; it takes Sequence\[int\]"),
+    ({"grids": [{"seeds": "x"}]}, "evaluate.grids: seeds is 'x'; it takes int"),
+    ({"grids": [{"methods": "pca"}]}, r"methods is 'pca'; it takes Sequence\[str\]"),
   ],
 )
 def test_bad_settings_are_named(changes, message):

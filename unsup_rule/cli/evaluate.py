@@ -97,8 +97,8 @@ def _run(arguments: argparse.Namespace) -> int:
     arguments.against,
   )
   work = plan.read(asked)
+  runner.check(work.cells)  # Before anything is written.
   results = store.Store(arguments.out)
-  runner.check(work.cells)
   run_folder.write_config(arguments.out, work.text)
   origin = {
     "gin_sha256": hashlib.sha256(work.text.encode()).hexdigest(),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import tqdm
 
+from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import measuring, processes
 from unsup_rule.evaluation.plan import Plan
 from unsup_rule.evaluation.store import Row, Store
@@ -16,7 +17,12 @@ def check(cells: Sequence[Cell]) -> None:
   """Loads each data set once, so that one that is missing or too small shows before any work."""
   for data, each in {(c.setting.data, c.setting.examples_per_class): None for c in cells}:
     data.load(data.train_split)
-    data.load(data.test_split).require_per_class(2 * each)
+    test = data.load(data.test_split)
+    test.require_per_class(2 * each)
+    if test.n_classes < 2:
+      raise UnsupRuleError(
+        f"data set {data.label!r} has one class, and nothing to tell apart; give it more"
+      )
 
 
 def run(

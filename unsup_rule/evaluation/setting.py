@@ -174,6 +174,8 @@ class Setting:
     for name in ("draws", "examples_per_class", "width"):
       if getattr(self, name) < 1:
         raise UnsupRuleError(f"evaluate: {name} is {getattr(self, name)}; give at least 1")
+    if self.seed < 0:
+      raise UnsupRuleError(f"evaluate.seed is {self.seed}; give 0 or more")
     if self.hidden_layers < 0 or self.batch_size < 2:
       raise UnsupRuleError(
         f"evaluate: {self.hidden_layers} hidden layers at batch size {self.batch_size}; give at "

@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
 from learned_optimization.optimizers.base import Optimizer
 
+from unsup_rule import hints
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods import BASELINES, RULES, Method
 from unsup_rule.evaluation.methods.optimizers import LibraryOptimizer
@@ -142,9 +144,14 @@ class Suite:
 
   def _of_grid(self, grid: Mapping[str, Any], rule: Rule | None, theta_sha256: str):
     known = ("methods", *_AXES, *_SCALARS)
-    for name in grid:
+    takes = typing.get_type_hints(Suite)
+    for name, value in grid.items():
       if name not in known:
         raise UnsupRuleError(f"evaluate.grids: unknown name {name!r}; use {', '.join(known)}")
+      if not hints.fits(value, takes[name]):
+        raise UnsupRuleError(
+          f"evaluate.grids: {name} is {value!r}; it takes {hints.told(takes[name])}"
+        )
     values = {name: grid.get(name, getattr(self, name)) for name in known}
     data = [Data.from_settings(settings) for settings in values["data"]]
     lists = [data, *(values[name] for name in list(_AXES)[1:])]
