@@ -122,6 +122,7 @@ def test_each_estimate_draws_the_length_of_its_truncation(compilations):
   [
     ((), {}, r"unroll_length is \(\); give one or several numbers"),
     ((0, 5), {}, r"unroll_length is \(0, 5\); give one or several numbers"),
+    ((4, 6), {"steps_per_jit": 0}, "steps_per_jit is 0; give a divisor of unroll_length"),
     ((4, 6), {"steps_per_jit": 4}, "steps_per_jit 4 does not divide unroll_length 6"),
   ],
 )

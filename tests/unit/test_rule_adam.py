@@ -58,6 +58,11 @@ def test_the_average_follows_theta():
   ("options", "message"),
   [
     ({"warmup_steps": 5, "decay_steps": 5}, "decay_steps is 5; give more than the 5"),
+    ({"learning_rate": -1e-3}, r"RuleAdam\.learning_rate is -0\.001; give 0 or more"),
+    ({"warmup_steps": -1}, "warmup_steps is -1; give 0 or more"),
+    ({"decay_steps": -5}, "decay_steps is -5; give 0 or more"),
+    ({"final_fraction": -0.5}, "final_fraction is -0.5; give 0 or more"),
+    ({"beta2": 1}, "beta2 is 1; give a number from 0 to below 1"),
     ({"averaging": 1.0}, r"averaging is 1\.0; give a number from 0 to below 1"),
   ],
 )

@@ -346,6 +346,8 @@ def _check_lengths(name: str, lengths: Sequence[int], steps_per_jit: int | None)
     raise UnsupRuleError(
       f"{name} is {lengths}; give one or several numbers of inner steps, each at least 1"
     )
+  if steps_per_jit is not None and steps_per_jit < 1:
+    raise UnsupRuleError(f"steps_per_jit is {steps_per_jit}; give a divisor of {name}")
   for length in lengths:
     if length % (steps_per_jit or length):
       raise UnsupRuleError(

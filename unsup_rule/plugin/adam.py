@@ -44,12 +44,22 @@ class RuleAdam(OptaxOptimizer):
     final_fraction: float = 0.0,
     averaging: float = 0.0,
   ):
+    for name, value in (
+      ("learning_rate", learning_rate),
+      ("coefficient_learning_rate", coefficient_learning_rate),
+      ("warmup_steps", warmup_steps),
+      ("decay_steps", decay_steps),
+      ("final_fraction", final_fraction),
+    ):
+      if value < 0:
+        raise UnsupRuleError(f"RuleAdam.{name} is {value}; give 0 or more")
+    for name, value in (("beta1", beta1), ("beta2", beta2), ("averaging", averaging)):
+      if not 0 <= value < 1:
+        raise UnsupRuleError(f"RuleAdam.{name} is {value}; give a number from 0 to below 1")
     if decay_steps and decay_steps <= warmup_steps:
       raise UnsupRuleError(
         f"RuleAdam.decay_steps is {decay_steps}; give more than the {warmup_steps} of warmup_steps"
       )
-    if not 0 <= averaging < 1:
-      raise UnsupRuleError(f"RuleAdam.averaging is {averaging}; give a number from 0 to below 1")
     self.learning_rate = learning_rate
     self.coefficient_learning_rate = coefficient_learning_rate
 
