@@ -109,3 +109,19 @@ def test_all_layers(measured):
 def test_another_seed(measured):
   other = HeldOut(**SETTINGS, seed=1)(Fade(), np.float32(1.0))
   assert other["accuracy"] != measured[1.0]["accuracy"]
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"inner_steps": -1}, "HeldOut.inner_steps is -1; give at least 0"),
+    ({"draws": 0}, "HeldOut.draws is 0; give at least 1"),
+    ({"examples_per_class": 0}, "HeldOut.examples_per_class is 0; give at least 1"),
+    ({"hidden": (0,)}, r"layer sizes \(64, 0, 16\) must all be at least 1"),
+    ({"batch_size": 1}, "batch_size 1: batch normalisation needs at least 2 examples"),
+    ({"test_split": "nope"}, "'digits' has no split 'nope'"),
+  ],
+)
+def test_mistakes_are_found_without_measuring(changes, message):
+  with pytest.raises(UnsupRuleError, match=message):
+    HeldOut(**{**SETTINGS, **changes}).check(Fade(), np.float32(1.0))

@@ -18,6 +18,7 @@ from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint, curve
 from unsup_rule.meta import summary as summary_module
 from unsup_rule.meta.events import EventWriter
+from unsup_rule.meta.heldout import HeldOut
 from unsup_rule.meta.loop import train
 from unsup_rule.meta.options import TrainerOptions
 
@@ -347,3 +348,10 @@ def test_a_run_without_gradients_is_drawn(tmp_path, norm):
   rows.close()
   curve.draw(tmp_path, "rule")
   assert matplotlib.image.imread(tmp_path / "curve.png").shape[:2] == (720, 960)
+
+
+@pytest.mark.parametrize("name", ["heldout_fn", "validation_fn"])
+def test_what_would_fail_at_the_end_fails_before_the_first_step(tmp_path, name):
+  with pytest.raises(UnsupRuleError, match="unknown data set 'minst'"):
+    _train(tmp_path / "run", trainer={name: HeldOut("minst")})
+  assert not list(tmp_path.iterdir())

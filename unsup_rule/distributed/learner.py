@@ -21,7 +21,7 @@ from unsup_rule.distributed.server import GradientServer, StopRequested
 from unsup_rule.distributed.statistics import Report, RestartCounts, WorkerStatistics
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import memory
-from unsup_rule.meta import checkpoint, curve, run_folder, settings, summary
+from unsup_rule.meta import checkpoint, curve, heldout, run_folder, settings, summary
 
 _LOOK_SECONDS = 0.2
 
@@ -88,6 +88,7 @@ class Learner:
     self.store = MetaParameterStore(found)
     if saved:
       _restore(self.store, saved, found.trainer.seed, folder)
+    heldout.check(found.trainer, self.store.lopt, self.store.theta)
     print(f"learner: goes on from update {self.store.step}", flush=True)
     self._generation = str(saved.get("generation", "")) if saved else ""
     self._membership: Membership | None = None

@@ -12,6 +12,7 @@ from learned_optimization.learned_optimizers.base import LearnedOptimizer, MetaP
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import gin_values
+from unsup_rule.meta.options import TrainerOptions
 from unsup_rule.rule import outputs
 from unsup_rule.rule.mlp import MLP
 from unsup_rule.tasks import fewshot
@@ -58,6 +59,9 @@ class HeldOut:
     outputs.check(self.output, "HeldOut.output")
     if self.seeds < 2:
       raise UnsupRuleError(f"HeldOut.seeds is {self.seeds}; a standard error needs at least 2")
+    for name, least in (("inner_steps", 0), ("draws", 1), ("examples_per_class", 1)):
+      if getattr(self, name) < least:
+        raise UnsupRuleError(f"HeldOut.{name} is {getattr(self, name)}; give at least {least}")
 
   def __call__(self, learned_opt: LearnedOptimizer, theta: MetaParams) -> dict[str, float]:
     """Measures `theta`; the same seeds for every theta, so that differences are paired."""
@@ -70,6 +74,15 @@ class HeldOut:
       "standard_error": error,
       "untrained_accuracy": fewshot.mean_and_error(before)[0],
     }
+
+  def check(self, learned_opt: LearnedOptimizer, theta: MetaParams) -> None:
+    """Loads the data and traces a measurement, which finds what is wrong with it in little time.
+
+    Raises:
+      UnsupRuleError: as a measurement would.
+    """
+    key = jax.random.PRNGKey(self.seed)
+    jax.eval_shape(functools.partial(self._measure, learned_opt), theta, key)
 
   def _measure(self, learned_opt: LearnedOptimizer, theta: MetaParams, key: jax.Array) -> jax.Array:
     """Mean accuracy of one base model at step 0 and after training, [2]."""
@@ -112,6 +125,17 @@ def _compiled(
   held_out: HeldOut, learned_opt: LearnedOptimizer
 ) -> Callable[[MetaParams, jax.Array], jax.Array]:
   return jax.jit(functools.partial(held_out._measure, learned_opt))
+
+
+def check(options: TrainerOptions, learned_opt: LearnedOptimizer, theta: MetaParams) -> None:
+  """Refuses, before training, what would fail when theta is measured after it.
+
+  Raises:
+    UnsupRuleError: as the measurement would.
+  """
+  for measure in (options.heldout_fn, options.validation_fn):
+    if isinstance(measure, HeldOut):
+      measure.check(learned_opt, theta)
 
 
 def check_configuration() -> None:

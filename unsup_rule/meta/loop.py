@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.machine import cores
-from unsup_rule.meta import checkpoint, curve, lock, run_folder, summary, trees
+from unsup_rule.meta import checkpoint, curve, heldout, lock, run_folder, summary, trees
 from unsup_rule.meta.events import EventWriter
 from unsup_rule.meta.progress import Progress, say
 from unsup_rule.meta.settings import Settings
@@ -47,6 +47,7 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
       run.restore(state, f"the checkpoint of step {state['step']} in {folder}")
     else:
       run.start()
+    heldout.check(settings.trainer, run.lopt, run.theta)
     # Before the first step too: a full disk shows now and not after an hour.
     _save(folder, run, validation, seconds)
     run_folder.write_config(folder, settings.config_text)
