@@ -14,6 +14,8 @@ from learned_optimization.learned_optimizers import base as lopt_base
 from unsup_rule import storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.meta import checkpoint, gin_values
+from unsup_rule.meta.heldout import HeldOut
+from unsup_rule.meta.options import TrainerOptions
 from unsup_rule.meta.settings import Settings
 from unsup_rule.plugin.rule import UnsupervisedRule
 from unsup_rule.tasks.sources import DatasetSpec
@@ -46,7 +48,7 @@ def write_theta(
       "seed": settings.trainer.seed,
       "outer_steps": step,
     }
-    run_folder.write(folder, Archive(theta, lopt.schedule, Use(), origin))
+    run_folder.write(folder, Archive(theta, lopt.schedule, _use(settings.trainer), origin))
 
 
 def write_rule(folder: str | pathlib.Path, rule: Archive) -> None:
@@ -64,6 +66,14 @@ def write_rule(folder: str | pathlib.Path, rule: Archive) -> None:
   write_config(folder, "\n".join(lines))
   checkpoint.save_params(folder, rule.theta, step=rule.provenance.get("outer_steps") or 0)
   run_folder.write(folder, rule)
+
+
+def _use(trainer: TrainerOptions) -> Use:
+  """As the run measures theta itself, where it does so by `HeldOut`."""
+  for measure in (trainer.heldout_fn, trainer.validation_fn):
+    if isinstance(measure, HeldOut):
+      return Use(measure.inner_steps, measure.batch_size)
+  return Use()
 
 
 def _names(sources: object) -> list[str]:
