@@ -289,6 +289,19 @@ def test_what_a_run_leaves_is_a_rule_with_its_origin(tmp_path):
   assert "trainer.seed = 5" in known["gin"]
 
 
+@pytest.mark.parametrize(
+  ("measures", "use"),
+  [
+    ([], Use()),
+    (["trainer.heldout_fn = @HeldOut()"], Use(70, 16)),
+    (["trainer.validation_fn = @HeldOut()"], Use(70, 16)),
+  ],
+)
+def test_a_run_recommends_what_it_measures_its_rule_with(tmp_path, measures, use):
+  bindings = ["HeldOut.inner_steps = 70", "HeldOut.batch_size = 16"]
+  assert unsup_rule.pretrained(trained(tmp_path, [*measures, *bindings])).use == use
+
+
 def test_a_rule_trained_together_with_another_optimizer_is_no_rule_alone(tmp_path):
   folder = trained(tmp_path, ["UnsupervisedRule.inner_optimizer = @LearnableAdam()"])
   with pytest.raises(UnsupRuleError, match=r"has no rule.npz: .* a run with another optimizer"):
