@@ -41,9 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-  """Prints a table and writes the rows as JSON."""
+  """Prints a table and writes the rows as JSON.
+
+  Raises:
+    UnsupRuleError: an unknown size, or numbers that nothing can be measured with.
+  """
+  if arguments.out.is_dir():
+    raise UnsupRuleError(f"--out is {arguments.out}, a folder; give a file")
+  if min(arguments.tasks) < 1 or not arguments.longest > 0:
+    raise UnsupRuleError("--tasks or --longest is no positive number; give one")
   if arguments.features:
     n_rows, n_columns = arguments.features
+    if min(n_rows, n_columns) < features.N_FEATURES:
+      raise UnsupRuleError(
+        f"--features is {n_rows} {n_columns}; give at least {features.N_FEATURES} of each"
+      )
     return _features(n_rows, n_columns, arguments.out)
   cores.as_devices()
   names = arguments.sizes or list(CASES)
@@ -138,7 +150,7 @@ def _truncation(name: str, n_tasks: int, record: Record) -> None:
 
 def _read(path: pathlib.Path) -> dict[tuple[str, str], float]:
   """Earlier results by (name, size); none if there is no file."""
-  if not path.exists():
+  if not path.is_file():
     return {}
   try:
     return {(row["name"], row["size"]): row["value"] for row in json.loads(path.read_text())}

@@ -85,7 +85,7 @@ class RidgeProbe:
   def __post_init__(self):
     object.__setattr__(self, "further_ridge_factors", tuple(self.further_ridge_factors))
     for factor in (self.ridge_factor, *self.further_ridge_factors):
-      if isinstance(factor, (int, float)) and factor < 0:
+      if not isinstance(factor, jax.Array) and not factor >= 0:
         raise UnsupRuleError(f"RidgeProbe has a ridge factor of {factor}; give 0 or more")
 
   def encode(self, targets: Targets, n_ways: int, ways: jax.Array | None = None) -> jax.Array:
@@ -212,7 +212,7 @@ class RidgeProbe:
     logit_train, logit_test = _product(a_2KxF[:k], w), _product(a_2KxF[k:], w)
     prediction = unit_length(logit_test) if self.normalize_y_hat else logit_test
     errors_K = jnp.sum(jnp.square(prediction - y_test), axis=1)
-    mse_test = jnp.sum(jax.nn.relu(errors_K - 1) if self.hinge_loss else errors_K) / k
+    mse_test = jnp.sum(jax.nn.relu(errors_K - 1) if self.hinge_loss else errors_K) / len(y_test)
     mse_train = jnp.sum(jnp.square(logit_train - y_train)) / k
     ridge_component = ridge_factor * jnp.sum(jnp.square(w[:-1])) / k
     s = self.test_train_scalar

@@ -63,11 +63,14 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
   """Opens `path` for writing bytes; the old file stays until the new one is complete and synced.
 
   Raises:
-    UnsupRuleError: the folder cannot be written (permissions, full disk); the old file is intact.
+    UnsupRuleError: the folder cannot be written (permissions, full disk), or a folder or a device
+      is there; what was there is intact.
   """
   target = pathlib.Path(path)
   temporary = None
   try:
+    if target.exists() and not target.is_file():
+      raise UnsupRuleError(f"cannot write {target}: it is there, and no file; choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(
       prefix=f".{target.name}.", suffix=_TEMPORARY, dir=target.parent

@@ -43,11 +43,18 @@ def scale_by_rule(rule: Rule) -> optax.GradientTransformationExtraArgs:
 
   def update(updates, state: RuleState, params=None, *, activations=None, **_):
     del updates
+    if params is None:
+      raise UnsupRuleError("update got no params; pass update(gradients, state, params, ..)")
     models, made = _models(params), _all(activations, Activations)
     if len(models) != len(made):
       raise UnsupRuleError(
         f"update got {len(models)} base models and activations of {len(made)}; pass params, and "
         "activations=MLP.apply(params, x)"
+      )
+    if len(made) > 1 and _places(params) != _places(activations):
+      raise UnsupRuleError(
+        "update got params and activations in trees of different forms; give each base model's "
+        "activations the place of its params"
       )
 
     def directed(model: Params, activations: Activations) -> Params:
@@ -78,6 +85,13 @@ def optax_transformation(
 
 def _is_model(node: object) -> bool:
   return isinstance(node, Params)
+
+
+def _places(tree: object) -> list[tuple[object, ...]]:
+  """Where in a tree base models, or their activations, are."""
+  kinds = (Params, Activations)
+  found, _ = jax.tree_util.tree_flatten_with_path(tree, lambda node: isinstance(node, kinds))
+  return [path for path, _ in found]
 
 
 def _all(tree: object, kind: type[Node]) -> list[Node]:

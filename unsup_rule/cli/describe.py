@@ -46,9 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
   """
   if not arguments.config_file and not arguments.gin_bindings:
     raise UnsupRuleError("nothing to describe; give a gin file with --config_file")
-  from unsup_rule.meta import gin_files, gin_values, heldout, settings
+  if arguments.out is not None and not arguments.out.endswith(".png"):
+    raise UnsupRuleError(f"--out is {arguments.out}; give a file that ends in .png")
+  from unsup_rule.meta import gin_files, gin_values, heldout, options, settings
   from unsup_rule.plugin.distribution import task_distribution
 
+  options.check_seed("--seed", arguments.seed)
   text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
   found = settings.read(text, arguments.gin_import)
   heldout.check_configuration()

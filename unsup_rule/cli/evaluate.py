@@ -14,7 +14,7 @@ from unsup_rule.meta import lock
 from unsup_rule.weights.pretrained import DEFAULT
 
 if TYPE_CHECKING:
-  from unsup_rule.evaluation.plan import Plan
+  from unsup_rule.evaluation.plan import Plan, Work
   from unsup_rule.evaluation.store import Row
 
 
@@ -76,17 +76,22 @@ def run(arguments: argparse.Namespace) -> int:
     raise UnsupRuleError("--against compares a rule with another; give the rule with --rule")
   if arguments.processes is not None and arguments.processes < 0:
     raise UnsupRuleError(f"--processes is {arguments.processes}; give 1 or more, or 0 for none")
-  if arguments.page is not None and not str(arguments.page).endswith(".md"):
+  if arguments.page is not None and (
+    not str(arguments.page).endswith(".md") or arguments.page.is_dir()
+  ):
     raise UnsupRuleError(f"--page is {arguments.page}; give a file that ends in .md")
   if arguments.out is None:
     name = pathlib.Path(arguments.config_file[-1]).stem if arguments.config_file else "bindings"
     arguments.out = pathlib.Path("evaluations", name)
+  if arguments.page is not None and arguments.page.resolve().parent == arguments.out.resolve():
+    raise UnsupRuleError(f"--page is {arguments.page}; give one outside of --out")
   with lock.exclusive(arguments.out, "--out", "evaluates"):
     return _run(arguments)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-  from unsup_rule.evaluation import plan, provenance, report, runner, store
+def _planned(arguments: argparse.Namespace) -> "tuple[Plan, Work]":
+  """What is to be measured; what is wrong with it shows before anything is measured or written."""
+  from unsup_rule.evaluation import plan, report, runner
   from unsup_rule.meta import run_folder
 
   asked = plan.Plan(
@@ -96,8 +101,23 @@ def _run(arguments: argparse.Namespace) -> int:
     arguments.rule,
     arguments.against,
   )
+  run_folder.check_no_run(arguments.out)
+  for page in arguments.table:
+    report.check_table(page)
   work = plan.read(asked)
-  runner.check(work.cells)  # Before anything is written.
+  if asked.against is not None and not work.suite.score:
+    raise UnsupRuleError(
+      "--against compares by a number, which this suite has none of; set evaluate.score = True"
+    )
+  runner.check(work.cells)
+  return asked, work
+
+
+def _run(arguments: argparse.Namespace) -> int:
+  from unsup_rule.evaluation import provenance, report, runner, store
+  from unsup_rule.meta import run_folder
+
+  asked, work = _planned(arguments)
   results = store.Store(arguments.out)
   run_folder.write_config(arguments.out, work.text)
   origin = {

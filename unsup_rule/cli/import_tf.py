@@ -57,7 +57,7 @@ def read_checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
       reader = tf.train.load_checkpoint(str(plain))
       names = [n for n in reader.get_variable_to_shape_map() if n.startswith(THETA_PREFIX)]
       return {name: reader.get_tensor(name) for name in names}
-  except (tf.errors.OpError, ValueError, RuntimeError) as error:
+  except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
     reason = str(error).splitlines()[0][:200]
     raise UnsupRuleError(
       f"{prefix} cannot be read ({reason}); copy the checkpoint again"

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     raise UnsupRuleError("nothing to train; give a gin file with --config_file")
   if arguments.workers < 1:
     raise UnsupRuleError(f"--workers is {arguments.workers}; give at least 1")
+  if arguments.token_file is not None and arguments.address is None:
+    raise UnsupRuleError("--token_file is of a cluster; give its --address too")
   gin_flags.check_precision()
   from unsup_rule.distributed import cluster
 

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # Whoever read, such as head, has enough.
     return 0
   except OSError as error:
-    if error.errno != errno.ENOSPC or error.filename is not None:
+    if error.filename is not None:
+      return _failed(f"cannot use {error.filename}: {error.strerror}; give another path")
+    if error.errno != errno.ENOSPC:
       raise
     return _failed("no room for what the command says; its files are written as far as it came")
   except (RuntimeError, AssertionError) as error:
@@ -96,6 +99,8 @@ def _let_go_of_output() -> None:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   """Parses the command line; a leading tilde of a path is the home folder."""
+  if any(re.fullmatch(r"(--\w[\w-]*=)?", argument) for argument in argv[1:]):
+    raise UnsupRuleError("an argument is empty; is a variable of the shell not set?")
   parser = argparse.ArgumentParser(
     prog="unsup-rule",
     description=(

@@ -3,6 +3,8 @@
 import argparse
 import pathlib
 
+from unsup_rule.errors import UnsupRuleError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
@@ -20,6 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
   Raises:
     UnsupRuleError: the folder holds no run, its curve is damaged, or the page cannot be written.
   """
+  if arguments.out is not None and arguments.out.suffix != ".html":
+    raise UnsupRuleError(f"--out is {arguments.out}; give a file that ends in .html")
   from unsup_rule.evaluation import training_report
 
   out = arguments.out or arguments.folder / "report.html"

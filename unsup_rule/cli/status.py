@@ -23,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
 
   folder = pathlib.Path(arguments.folder)
   found = sorted(folder.glob("status.json")) or sorted(folder.glob("member_*/status.json"))
+  if not found and (folder / "params").exists():
+    raise UnsupRuleError(f"{folder} holds no run of `unsup-rule launch`; try unsup-rule report")
   if not found:
     raise UnsupRuleError(
       f"no run of `unsup-rule launch` in {folder}; give the folder of its --train_log_dir"
@@ -32,6 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
       report = json.loads(reading.text(path))
       text = f"{path.parent}, {table.age(report)}\n{table.render(report)}"
     except storage.DAMAGE as error:
-      raise UnsupRuleError(f"cannot read {path}: {error!r}; try again") from error
+      raise UnsupRuleError(f"cannot read {path}: {error!r}; is it of a run of launch?") from error
     print(text)
   return 0

@@ -36,8 +36,8 @@ class Dataset:
   scale: float
 
   def __post_init__(self):
-    _read_only(self.images)
-    _read_only(self.labels)
+    object.__setattr__(self, "images", _read_only(self.images.view()))
+    object.__setattr__(self, "labels", _read_only(self.labels.view()))
 
   @classmethod
   def build(

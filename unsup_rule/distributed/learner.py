@@ -230,6 +230,10 @@ def _restore(
 ) -> None:
   """Puts a checkpoint into the store."""
   where = f"the checkpoint of step {saved['step']} in {folder}"
+  if "worker_statistics" not in saved:
+    raise UnsupRuleError(
+      f"{where} is of a run of train; go on with train, or choose another --train_log_dir"
+    )
   if not np.array_equal(saved["root_key"], np.asarray(jax.random.PRNGKey(seed))):
     raise UnsupRuleError(
       f"{where} was not made with trainer.seed = {seed}; set the seed of that run, or choose "

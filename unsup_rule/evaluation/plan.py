@@ -4,6 +4,9 @@ import dataclasses
 import os
 import pathlib
 
+import gin
+
+from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation.methods import RULES
 from unsup_rule.evaluation.provenance import load_rule
 from unsup_rule.evaluation.suite import Cell, Suite
@@ -57,6 +60,10 @@ def read(plan: Plan) -> Work:
   """
   imports = ["unsup_rule.evaluation.suite", *plan.imports]
   text = gin_files.parse(plan.config_files, plan.bindings, imports)
+  if not gin.get_bindings("evaluate", resolve_references=False):
+    raise UnsupRuleError(
+      "the configuration says nothing of evaluate; give a gin file of gin/evaluation"
+    )
   suite = Suite()
   rule, theta_sha256 = _loaded(plan.rule)
   other, against_sha256 = _loaded(plan.against)

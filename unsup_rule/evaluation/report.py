@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from unsup_rule import storage
+from unsup_rule import reading, storage
 from unsup_rule.errors import UnsupRuleError
 from unsup_rule.evaluation import claims, comparison, pages, summary
 from unsup_rule.evaluation.comparison import Difference, Value
@@ -67,14 +67,28 @@ def copy_table(folder: pathlib.Path, page: pathlib.Path) -> None:
   """Puts `table.md` between the marks <!-- results --> and <!-- /results --> of a page.
 
   Raises:
-    UnsupRuleError: the page has no such marks.
+    UnsupRuleError: the page cannot be read, or has no such marks.
   """
-  before, begin, rest = page.read_text().partition(_BEGIN)
+  before, after = check_table(page)
+  table = (folder / "table.md").read_text()
+  storage.write_text(page, f"{before}{_BEGIN}\n{table}\n{_END}{after}")
+
+
+def check_table(page: pathlib.Path) -> tuple[str, str]:
+  """What is before and behind the place of the table on a page.
+
+  Raises:
+    UnsupRuleError: the page cannot be read, or has no marks.
+  """
+  try:
+    before, _, rest = reading.text(page).partition(_BEGIN)
+  except (OSError, ValueError) as error:
+    reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+    raise UnsupRuleError(f"cannot read {page}: {reason}; give a page with --table") from error
   _, end, after = rest.partition(_END)
   if not end:
     raise UnsupRuleError(f"{page} has no {_BEGIN} and {_END}; put them where the table is to be")
-  table = (folder / "table.md").read_text()
-  storage.write_text(page, f"{before}{begin}\n{table}\n{end}{after}")
+  return before, after
 
 
 def _short_table(table: summary.Headline) -> str:

@@ -125,7 +125,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     batches = new._batches(n_rows, min(new._batch(rule), n_rows))
     steps = rule.use.steps if self.steps is None else self.steps
     new._train(rule, new._rows(X), itertools.islice(batches, steps), steps)
-    return self._become(new._frozen())
+    return self._become(new._frozen(), begun=True)
 
   def partial_fit(self, X: Any, y: Any = None) -> "UnsupervisedFeatures":
     """Goes on training, a step for each batch of rows in the order given; y is not used.
@@ -157,7 +157,7 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     left = numbers_N[steps * size :]
     new._count(X[left[left >= n_waiting]])
     new._waiting = dense(X[left])
-    return self._become(new._frozen())
+    return self._become(new._frozen(), begun=first)
 
   def transform(self, X: Any) -> np.ndarray:
     """The embedding of each row, float32 [n, n_features], or all its layers side by side."""
@@ -213,8 +213,10 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     )
     return new
 
-  def _become(self, new: "UnsupervisedFeatures") -> "UnsupervisedFeatures":
-    """Takes over all that the copy has learned."""
+  def _become(self, new: "UnsupervisedFeatures", begun: bool) -> "UnsupervisedFeatures":
+    """Takes over all that the copy has learned; one that began has used up random numbers."""
+    if begun:
+      check_random_state(self.random_state).set_state(new._random.get_state())
     learned = {
       name: value for name, value in vars(new).items() if name not in self._parameter_constraints
     }
@@ -225,7 +227,8 @@ class UnsupervisedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
   def _begin(self, n_inputs: int) -> Pretrained:
     """Sets what training starts from."""
     rule = self._rule(self.n_features)
-    self._random = check_random_state(self.random_state)
+    # A copy, so that a fit that fails leaves a RandomState of the caller's as it was.
+    self._random = copy.deepcopy(check_random_state(self.random_state))
     self.mlp_ = MLP(n_inputs, self._hidden(), self.n_features, self.nonlinearity)
     self.params_ = programs.initial(self.mlp_, self._random.randint(2**31 - 1))
     self.order_ = self._random.permutation(n_inputs)

@@ -105,7 +105,7 @@ def parse(
   for path in config_files:
     _guarded(gin.parse_config_file, path, _SCHEME + _find(path, None, path))
   for binding in bindings:
-    _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
+    _read_binding(binding)
   text = config_text()
   gin_values.check_types()
   _guarded(gin.finalize, "gin configuration")
@@ -158,7 +158,7 @@ def bind(bindings: Sequence[str]) -> None:
   """
   with gin.unlock_config():
     for binding in bindings:
-      _guarded(gin.parse_config, f"binding '{binding}'", _unquoted(binding))
+      _read_binding(binding)
   gin_values.check_types()
 
 
@@ -202,11 +202,16 @@ def _import(module: str) -> None:
       ]
     for name in names:
       importlib.import_module(name)
-  except (ImportError, AttributeError) as error:
+  except (ImportError, AttributeError, ValueError, TypeError) as error:
     raise UnsupRuleError(
       f"cannot import '{module}' for gin: {_first_line(error)}; check the "
       "name, and that it is installed or on PYTHONPATH"
     ) from error
+
+
+def _read_binding(binding: str) -> None:
+  first = binding.partition("\n")[0]  # A message has one line.
+  _guarded(gin.parse_config, f"binding '{first}'", _unquoted(binding))
 
 
 def _unquoted(binding: str) -> str:
@@ -235,6 +240,7 @@ def _find(path: str, including: str | None, where: str) -> str:
     str(wanted.parent / found.name): None
     for folder in folders
     for found in sorted((folder / wanted.parent).glob("*.gin"))
+    if found.is_file()
   }
   prefix = "" if including is None else f"{where}: "
   raise UnsupRuleError(f"{prefix}no gin file '{path}'{gin_values.nearest(path, names)}")
@@ -310,6 +316,8 @@ def _guarded(parser: Callable[..., object], source: str, *arguments: object) -> 
   """Calls `parser`; what goes wrong becomes one line that names the place, or else `source`."""
   try:
     parser(*arguments)
+  except RecursionError as error:  # Its message grew with every file, and is no use.
+    raise UnsupRuleError(f"{source}: a file includes itself; remove that include") from error
   except _PARSE_ERRORS as error:
     raise UnsupRuleError(_explain(error, source)) from error
 
@@ -319,6 +327,8 @@ def _explain(error: Exception, source: str) -> str:
   message = str(error)
   if isinstance(error, UnsupRuleError):
     return _first_line(error)
+  if isinstance(error, UnicodeDecodeError):
+    return f"{source} is no text in UTF-8; save it as such"
   if isinstance(error, SyntaxError):
     place = f"{error.filename} line {error.lineno}" if error.filename else source
     return f"{place}: gin syntax: {error.msg}"

@@ -32,19 +32,24 @@ def train(folder: pathlib.Path, settings: Settings) -> None:
   """
   limits = settings.run
   with lock.exclusive(folder):
+    run_folder.check_no_evaluation(folder)
     state = checkpoint.load_resumable(folder)
     seconds = state["seconds"] if state else 0.0
 
     def complete(step: int) -> bool:
       return step >= limits.num_steps or 0 < limits.num_seconds <= seconds
 
-    if state and complete(state["step"]) and summary.is_current(folder, state["step"]):
-      return
     run = MetaTrainingRun(settings)
+    if state:
+      where = f"the checkpoint of step {state['step']} in {folder}"
+      run.check(state, where)
+      run_folder.tell_changes(folder, settings.config_text)
+      if complete(state["step"]) and summary.is_current(folder, state["step"]):
+        return
     say(f"training on {cores.devices()}")
     validation = Validation(settings.trainer, state.get("best_validation") if state else None)
     if state:
-      run.restore(state, f"the checkpoint of step {state['step']} in {folder}")
+      run.restore(state, where)
     else:
       run.start()
     heldout.check(settings.trainer, run.lopt, run.theta)

@@ -111,6 +111,7 @@ class TrainerOptions:
       "validation_every_steps",
       "max_programs",
     )
+    check_seed("trainer.seed", self.seed)
     for name in ("heldout_fn", "validation_fn"):
       _check_made(f"trainer.{name}", getattr(self, name))
     for step, bindings in self.phases.items():
@@ -181,6 +182,16 @@ class PopulationOptions:
           f"population.members has {member!r}; give each member a list of bindings, such as "
           '["Adam.learning_rate = 1e-3"]'
         )
+
+
+def check_seed(name: str, seed: int) -> None:
+  """Refuses what jax has no random key for.
+
+  Raises:
+    UnsupRuleError: it is larger than 64 bits.
+  """
+  if not -(2**63) <= seed < 2**63:
+    raise UnsupRuleError(f"{name} is {seed}; give a number of at most 18 digits")
 
 
 def _check_positive(section: str, options: object, *names: str) -> None:

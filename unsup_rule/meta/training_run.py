@@ -239,8 +239,7 @@ class MetaTrainingRun:
     Raises:
       UnsupRuleError: the checkpoint belongs to another configuration.
     """
-    self._enter(int(state.get("phase", 0)))
-    self._check_fit(state, where)
+    self.check(state, where)
     self.step, self.dropped = int(state["step"]), int(state["dropped"])
     with cores.on_host():
       self.learner_state = trees.from_leaves(
@@ -271,7 +270,20 @@ class MetaTrainingRun:
       )
       self.estimators.append(EstimatorState(seed, estimator, unroll_state, None, bad_in_a_row))
 
+  def check(self, state: Mapping[str, Any], where: str) -> None:
+    """Refuses what `restore` would, as far as that shows without restoring.
+
+    Raises:
+      UnsupRuleError: the checkpoint belongs to another configuration, or to `launch`.
+    """
+    self._enter(int(state.get("phase", 0)))
+    self._check_fit(state, where)
+
   def _check_fit(self, state: Mapping[str, Any], where: str) -> None:
+    if "worker_statistics" in state:
+      raise UnsupRuleError(
+        f"{where} is of a run of launch; go on with launch, or choose another --train_log_dir"
+      )
     if not np.array_equal(state["root_key"], np.asarray(self._root_key)):
       raise UnsupRuleError(
         f"{where} was not made with trainer.seed = {self._seed}; set the "

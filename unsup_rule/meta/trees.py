@@ -32,7 +32,9 @@ def from_leaves(leaves: Mapping[str, np.ndarray], like: Any, what: str) -> Any:
   """
   paths, structure = jax.tree_util.tree_flatten_with_path(like)
   wanted = {jax.tree_util.keystr(path): _typed(leaf) for path, leaf in paths}
-  storage.check_fit(leaves, wanted, what, "it was made with another configuration")
+  storage.check_fit(
+    leaves, wanted, what, "it was made with another configuration; go back to that one"
+  )
   return jax.tree_util.tree_unflatten(structure, [jnp.asarray(leaves[name]) for name in wanted])
 
 

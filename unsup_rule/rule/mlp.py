@@ -6,6 +6,7 @@ Shape legend: B examples, M units below, N units of a layer, R consecutive layer
 import dataclasses
 import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -66,7 +67,15 @@ class MLP:
   nonlinearity: str = "relu"
 
   def __post_init__(self):
-    object.__setattr__(self, "hidden", tuple(int(width) for width in self.hidden))
+    try:
+      object.__setattr__(self, "hidden", tuple(operator.index(width) for width in self.hidden))
+      object.__setattr__(self, "n_inputs", operator.index(self.n_inputs))
+      object.__setattr__(self, "n_outputs", operator.index(self.n_outputs))
+    except TypeError as error:
+      raise UnsupRuleError(
+        f"layer sizes {self.n_inputs!r}, {self.hidden!r} and {self.n_outputs!r} must be a whole "
+        "number, some, and one"
+      ) from error
     if self.nonlinearity not in NONLINEARITIES:
       raise UnsupRuleError(
         f"unknown nonlinearity {self.nonlinearity!r}; choose one of {', '.join(NONLINEARITIES)}"
@@ -128,7 +137,14 @@ class MLP:
       mask_B: optional, 1 for an example that is there and 0 for one that is missing. Examples that
         are there are moved to the front, in order, so that the rule sees the batch it would have
         seen without the missing ones.
+
+    Raises:
+      UnsupRuleError: x_BxN is not of this shape.
     """
+    if x_BxN.ndim != 2 or x_BxN.shape[1] != self.n_inputs:
+      raise UnsupRuleError(
+        f"x is {list(x_BxN.shape)}; give a batch of flattened examples, [B, {self.n_inputs}]"
+      )
     phi = NONLINEARITIES[self.nonlinearity]
     if mask_B is not None:
       order_B = jnp.argsort(1 - mask_B.astype(jnp.int32), stable=True)
@@ -190,5 +206,7 @@ def scan_or_call(
 
 
 def flatten_examples(x: jax.Array) -> jax.Array:
-  """[B, H, W, C] -> [B, n_0], row-major; [B, n_0] is left as it is."""
+  """[B, H, W, C] -> [B, n_0], row-major; what has no examples is left for `MLP.apply` to refuse."""
+  if x.ndim < 2:
+    return x
   return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -47,12 +47,17 @@ def step(
 
   Raises:
     UnsupRuleError: the last layer is of another width than theta's embedding, layers do not fit
-      together, or the batch holds one example.
+      together or are not in floating point, x does not fit the first, or holds one example.
   """
+  if not hasattr(rule, "theta") or not hasattr(rule, "schedule"):
+    raise UnsupRuleError(f"rule is {type(rule).__name__}; give what unsup_rule.pretrained returns")
   model = params if isinstance(params, Params) else _of_layers(params)
+  for leaf in jax.tree.leaves(model):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise UnsupRuleError(f"params holds {leaf.dtype}; give weights in floating point")
   mlp = mlp_of(model, nonlinearity)
   theta = jax.tree.map(jnp.asarray, rule.theta)
-  activations = mlp.apply(model, flatten_examples(x))
+  activations = mlp.apply(model, flatten_examples(jnp.asarray(x)))
   new = inner.step(sizes_of(theta), theta, rule.schedule, model, activations, t)
   if isinstance(params, Params):
     return new  # pyright: ignore[reportReturnType]
@@ -63,7 +68,10 @@ def step(
 def _of_layers(layers: Sequence[Layer]) -> Params:
   """Layers that fit together, stacked."""
   below = None
-  for number, (w, b, v) in enumerate(layers, 1):
+  for number, layer in enumerate(layers, 1):
+    if len(layer) != 3:
+      raise UnsupRuleError(f"layer {number} has {len(layer)} arrays; give W, b and V")
+    w, b, v = layer
     if w.ndim != 2 or v.shape != w.shape or b.shape != w.shape[1:] or below not in (None, len(w)):
       raise UnsupRuleError(
         f"layer {number} has W {w.shape}, b {b.shape}, V {v.shape}; give [M, N], [N] and [M, N], "

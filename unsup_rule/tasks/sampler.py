@@ -61,6 +61,8 @@ class TaskSampler:
   ):
     self.sources = tuple(sources)
     _check(self.sources, batch_size, permute)
+    if examples_per_class < 1:
+      raise UnsupRuleError(f"examples_per_class is {examples_per_class}; give at least 1")
     self.batch_size = batch_size
     self.permute = permute
     self.shape = self.sources[0].dataset.shape

@@ -155,6 +155,8 @@ class Source:
 
   def __post_init__(self):
     object.__setattr__(self, "ways", tuple(self.ways) or (self.dataset.n_classes,))
+    if not self.weight > 0:
+      raise UnsupRuleError(f"{self.dataset.name}: weight is {self.weight}; give a positive number")
     for n in self.ways:
       if not 2 <= n <= self.dataset.n_classes:
         raise UnsupRuleError(

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import pathlib
+import re
 import tempfile
 import types
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def repository(address: str) -> str:
     UnsupRuleError: it is none.
   """
   name = address.removeprefix(PREFIX)
-  if address == name or name.count("/") != 1 or not all(name.split("/")):
+  if address == name or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
     raise UnsupRuleError(f"{address} names no repository of the hub; give hf://owner/name")
   return name
 
