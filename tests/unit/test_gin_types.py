@@ -23,6 +23,16 @@ def unsaid(count: int = None, of: Sequence[str] = ()):  # noqa: RUF013
   """As old code says that None is a default."""
 
 
+@gin.configurable(module="test_gin_types")
+def no_types(one: any = None, other: int = 2):  # noqa: RUF013
+  """As somebody writes who takes annotations for comments."""
+
+
+@gin.configurable(module="test_gin_types")
+def nor_this(one: any, other: 3 = 2):
+  """The same, where it does not show when annotations are read."""
+
+
 @pytest.mark.parametrize(
   ("binding", "message"),
   [
@@ -65,6 +75,9 @@ def test_wrong_types_are_named(binding, message):
     "loosely.anything = 'x'",
     "loosely.quickly = 'x'",
     "loosely.later = 'x'",
+    "no_types.one = 'x'",
+    "nor_this.one = 'x'",
+    "nor_this.other = 'x'",
     "Adam.learning_rate = (1, 2)",
   ],
 )

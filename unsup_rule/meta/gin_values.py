@@ -99,13 +99,13 @@ def _takes(configurable: Callable) -> dict[str, object]:
   try:
     annotations = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters
-  except (NameError, TypeError, ValueError):  # Names for type checkers alone; built into Python.
+    return {
+      name: hint | None if parameters[name].default is None else hint
+      for name, hint in annotations.items()
+      if name in parameters
+    }
+  except (NameError, TypeError, ValueError):  # Of type checkers alone; of C; no types at all.
     return {}
-  return {
-    name: hint | None if parameters[name].default is None else hint
-    for name, hint in annotations.items()
-    if name in parameters
-  }
 
 
 def _fits(value: object, hint: object) -> bool:
