@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import typeguard
 
+from unsup_rule.errors import UnsupRuleError
+
 _ALL_ITEMS = typeguard.CollectionCheckStrategy.ALL_ITEMS
 
 
@@ -19,6 +21,11 @@ def fits(value: object, hint: object) -> bool:
   except typeguard.TypeCheckError:
     return False
   return True
+
+
+def misfit(what: str, value: object, hint: object) -> UnsupRuleError:
+  """The error for a value that does not fit, named `what`."""
+  return UnsupRuleError(f"{what} is {value!r}; it takes {told(hint)}")
 
 
 def told(hint: object) -> str:

@@ -92,6 +92,13 @@ def test_a_run_is_not_trained_in_a_folder_of_an_evaluation(tmp_path):
   assert (tmp_path / "config.gin").read_text() == "of the evaluation"
 
 
+def test_nor_is_one_launched_there(tmp_path, capsys):
+  (tmp_path / "results.jsonl").write_text("")
+  command = ["launch", "--config_file=smoke.gin", "--workers=1", f"--train_log_dir={tmp_path}"]
+  assert "holds an evaluation; choose another --train_log_dir" in refused(capsys, *command)
+  assert not (tmp_path / "config.gin").exists()
+
+
 def _settings(num_steps=2, text="# The configuration.\n", **trainer):
   def sample(lopt, key, number):
     return [meta_problems.FakeEstimator() for _ in range(number)]

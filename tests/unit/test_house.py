@@ -11,8 +11,8 @@ from folders import ROOT
 PACKAGE = ROOT / "unsup_rule"
 # From the bottom; rooms of one floor do not know each other.
 FLOORS = (
-  {"errors", "hints", "prng", "reading"},
-  {"extras"},
+  {"errors", "prng", "reading"},
+  {"extras", "hints"},
   {"storage", "locations"},
   {"machine"},
   {"rule"},

@@ -52,8 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
   cluster.check_installed()
   with lock.exclusive(folder):
     from unsup_rule.distributed import history, launcher, population
-    from unsup_rule.meta import gin_files, heldout, settings, summary
+    from unsup_rule.meta import gin_files, heldout, run_folder, settings, summary
 
+    run_folder.check_no_evaluation(folder)
     text = gin_files.parse(arguments.config_file, arguments.gin_bindings, arguments.gin_import)
     heldout.check_configuration()
     found = settings.read(text, arguments.gin_import)

@@ -149,9 +149,7 @@ class Suite:
       if name not in known:
         raise UnsupRuleError(f"evaluate.grids: unknown name {name!r}; use {', '.join(known)}")
       if not hints.fits(value, takes[name]):
-        raise UnsupRuleError(
-          f"evaluate.grids: {name} is {value!r}; it takes {hints.told(takes[name])}"
-        )
+        raise hints.misfit(f"evaluate.grids: {name}", value, takes[name])
     values = {name: grid.get(name, getattr(self, name)) for name in known}
     data = [Data.from_settings(settings) for settings in values["data"]]
     lists = [data, *(values[name] for name in list(_AXES)[1:])]

@@ -59,9 +59,7 @@ def check_types() -> None:
     for name, value in parameters.items():
       if name in takes and not _fits(value, takes[name]):
         place = "/".join(filter(None, (scope, selector.rpartition(".")[2])))
-        raise UnsupRuleError(
-          f"gin: {place}.{name} is {value!r}; it takes {hints.told(takes[name])}"
-        )
+        raise hints.misfit(f"gin: {place}.{name}", value, takes[name])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -60,9 +60,7 @@ class TaskSampler:
     permute: float = True,
   ):
     self.sources = tuple(sources)
-    _check(self.sources, batch_size, permute)
-    if examples_per_class < 1:
-      raise UnsupRuleError(f"examples_per_class is {examples_per_class}; give at least 1")
+    _check(self.sources, batch_size, examples_per_class, permute)
     self.batch_size = batch_size
     self.permute = permute
     self.shape = self.sources[0].dataset.shape
@@ -239,7 +237,9 @@ class _Ways(NamedTuple):
     return cls(jnp.asarray(choices), jnp.asarray(number, jnp.int32))
 
 
-def _check(sources: Sequence[Source], batch_size: int, permute: float) -> None:
+def _check(
+  sources: Sequence[Source], batch_size: int, examples_per_class: int, permute: float
+) -> None:
   if not sources:
     raise UnsupRuleError("no data source given; name at least one in task_distribution.sources")
   first, *others = [source.dataset for source in sources]
@@ -253,6 +253,8 @@ def _check(sources: Sequence[Source], batch_size: int, permute: float) -> None:
     raise UnsupRuleError(
       f"batch_size {batch_size}: batch normalisation needs at least 2 examples; use 32 or more"
     )
+  if examples_per_class < 1:
+    raise UnsupRuleError(f"examples_per_class is {examples_per_class}; give at least 1")
   if not 0 <= permute <= 1:
     raise UnsupRuleError(f"permute is {permute}; give a share from 0 to 1")
 

@@ -77,9 +77,7 @@ class ExamplesSpec:
         raise UnsupRuleError(f"data set {settings['name']!r} has an unknown setting {key!r}{hint}")
       # Lists of numbers have a check of their own.
       if typing.get_origin(known[key]) is not tuple and not hints.fits(value, known[key]):
-        raise UnsupRuleError(
-          f"data set {settings['name']!r}: {key} is {value!r}; it takes {hints.told(known[key])}"
-        )
+        raise hints.misfit(f"data set {settings['name']!r}: {key}", value, known[key])
     return cls(**settings)
 
   def examples(self, split: str, resolution: int | None) -> Dataset:
